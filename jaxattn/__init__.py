@@ -1,0 +1,1 @@
+"""Attention-based skin-lesion classifiers in JAX: train, convert, evaluate, look into."""

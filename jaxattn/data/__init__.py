@@ -1,0 +1,1 @@
+"""Data sets, splits, plans, loaders and augmentation."""

@@ -1,0 +1,51 @@
+"""What every data set looks like to the rest of the library."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NotRequired, TypedDict
+
+import numpy as np
+
+#: The columns that every data set's table has, and the type of each.
+COLUMNS: Mapping[str, Any] = {
+    "image_id": np.str_,
+    "lesion_id": np.str_,
+    "label": np.int32,  # index into class_names
+    "dx_type": np.str_,  # how the truth was found: consensus, follow_up, confocal, histo; '' unknown
+    "age": np.float32,  # years; NaN where unknown
+    "sex": np.str_,  # female, male, '' unknown
+    "localization": np.str_,  # part of the body; '' unknown
+    "has_mask": np.bool_,
+}
+
+
+class Example(TypedDict):
+    """One decoded image: ``image`` uint8 ``(H, W, 3)`` RGB, ``mask`` uint8 ``(H, W)`` in {0, 1}."""
+
+    image: np.ndarray
+    mask: NotRequired[np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Random access to decoded images, and all metadata without touching an image.
+
+    Attributes:
+        name: Name of the data set.
+        class_names: One name per class; a label is an index into it.
+        table: The columns of ``COLUMNS``, each an array of shape ``(N,)``; row i describes record i.
+        records: ``records[i]`` decodes record i. Must be picklable, for loader processes.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    table: Mapping[str, np.ndarray]
+    records: Sequence[Example]
+
+    def __len__(self) -> int:
+        return len(self.table["label"])
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Class indices, int32 ``(N,)``."""
+        return self.table["label"]
