@@ -1,0 +1,227 @@
+import json
+
+import numpy as np
+import pytest
+import sklearn.metrics
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxattn import metrics, published
+from jaxattn.errors import InputError
+
+NAMES = ("a", "b", "c")
+
+
+def rank_auc(positive, scores):
+    """The Mann-Whitney definition: the fraction of (positive, negative) pairs in order."""
+    p, n = scores[positive][:, None], scores[~positive][None, :]
+    return ((p > n).sum() + 0.5 * (p == n).sum()) / (p.size * n.size)
+
+
+@st.composite
+def predictions(draw):
+    classes = draw(st.integers(2, 5))
+    n = draw(st.integers(1, 40))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    labels = rng.integers(0, draw(st.integers(1, classes)), n)
+    # Few distinct values, so that scores tie; rows need not sum to one.
+    scores = rng.integers(0, draw(st.integers(2, 9)), (n, classes)) / 8
+    return labels, scores
+
+
+@settings(max_examples=60, deadline=None)
+@given(predictions())
+def test_every_measure_is_what_counting_gives(case):
+    labels, scores = case
+    names = [f"class {c}" for c in range(scores.shape[1])]
+    result = metrics.classification(labels, scores, names)
+    predicted = np.array([max(range(len(row)), key=lambda c: (row[c], -c)) for row in scores])
+    expected = {}
+    for c, name in enumerate(names):
+        row = result["per_class"][name]
+        tp = int(((labels == c) & (predicted == c)).sum())
+        fp = int(((labels != c) & (predicted == c)).sum())
+        fn = int(((labels == c) & (predicted != c)).sum())
+        assert row["support"] == tp + fn
+        assert sum(r[c] for r in result["confusion"]["counts"]) == tp + fp
+        assert result["confusion"]["counts"][c][c] == tp
+        if tp + fn == 0:
+            assert name in result["absent_classes"]
+            assert [row[m] for m in metrics.MEASURES] == [None] * 4
+            continue
+        expected[name] = {
+            "precision": tp / (tp + fp) if tp + fp else 0.0,
+            "recall": tp / (tp + fn),
+            "f1": 2 * tp / (2 * tp + fp + fn),
+        }
+        if tp + fn < len(labels):
+            expected[name]["auc"] = rank_auc(labels == c, scores[:, c])
+        else:
+            assert row["auc"] is None
+        for measure, value in expected[name].items():
+            assert row[measure] == pytest.approx(value)
+    for measure in metrics.MEASURES:
+        pairs = [
+            (row[measure], result["per_class"][name]["support"])
+            for name, row in expected.items()
+            if measure in row
+        ]
+        if not pairs:
+            assert result["macro"][measure] is result["weighted"][measure] is None
+            continue
+        macro = sum(v for v, _ in pairs) / len(pairs)
+        weighted = sum(v * s for v, s in pairs) / sum(s for _, s in pairs)
+        assert result["macro"][measure] == pytest.approx(macro)
+        assert result["weighted"][measure] == pytest.approx(weighted)
+    assert result["accuracy"] == pytest.approx(np.mean(predicted == labels))
+    pooled = rank_auc(np.eye(len(names), dtype=bool)[labels].ravel(), scores.ravel())
+    assert result["micro_auc"] == pytest.approx(pooled)
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_averages_are_those_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, 200)
+    scores = rng.dirichlet(np.ones(4), 200)
+    scores[np.arange(200), labels] += 0.3
+    scores /= scores.sum(axis=1, keepdims=True)
+    result = metrics.classification(labels, scores, list("wxyz"))
+    predicted = scores.argmax(axis=1)
+    for average in ("macro", "weighted"):
+        p, r, f, _ = sklearn.metrics.precision_recall_fscore_support(
+            labels, predicted, average=average
+        )
+        auc = sklearn.metrics.roc_auc_score(labels, scores, multi_class="ovr", average=average)
+        assert list(result[average].values()) == pytest.approx([p, r, f, auc])
+    assert result["balanced_accuracy"] == pytest.approx(
+        sklearn.metrics.balanced_accuracy_score(labels, predicted)
+    )
+    assert result["micro_auc"] == pytest.approx(
+        sklearn.metrics.roc_auc_score(np.eye(4)[labels], scores, average="micro")
+    )
+
+
+def test_confusion_matrix_by_hand():
+    labels = np.array([0, 0, 0, 1, 1, 2])
+    scores = np.eye(3)[[0, 0, 1, 1, 0, 1]]
+    result = metrics.classification(labels, scores, NAMES)
+    assert result["confusion"] == {
+        "classes": ["a", "b", "c"],
+        "counts": [[2, 1, 0], [1, 1, 0], [0, 1, 0]],
+    }
+    assert result["per_class"]["a"]["precision"] == pytest.approx(2 / 3)
+    assert result["per_class"]["c"]["precision"] == 0  # never predicted
+    assert result["balanced_accuracy"] == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)
+
+
+def test_an_absent_class_is_named_and_left_out_of_the_means():
+    labels = np.array([0, 0, 1, 1])
+    scores = np.array([[0.7, 0.2, 0.1], [0.1, 0.2, 0.7], [0.2, 0.7, 0.1], [0.3, 0.6, 0.1]])
+    result = metrics.classification(labels, scores, NAMES)
+    assert result["absent_classes"] == ["c"]
+    assert result["per_class"]["c"]["auc"] is None
+    assert result["balanced_accuracy"] == result["macro"]["recall"] == pytest.approx(0.75)
+    assert "no example of: c" in metrics.table(result)
+
+
+def test_one_class_only_has_no_auc():
+    result = metrics.classification(np.ones(3, np.int32), np.full((3, 3), 1 / 3), NAMES)
+    assert result["absent_classes"] == ["a", "c"]
+    assert result["macro"]["auc"] is None
+    assert result["weighted"]["auc"] is None
+    assert result["accuracy"] == 0  # the lowest index wins a tie
+    assert " -" in metrics.table(result)
+
+
+def test_constant_scores_have_an_auc_of_one_half():
+    result = metrics.classification(np.array([0, 1, 2]), np.full((3, 3), 1 / 3), NAMES)
+    assert [row["auc"] for row in result["per_class"].values()] == [0.5] * 3
+    assert result["micro_auc"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores", "message"),
+    [
+        (np.zeros(0, int), np.zeros((0, 3)), "empty"),
+        (np.zeros(2, int), np.array([[np.nan, 0, 0], [1, 0, 0]]), "NaN or infinity for 1 of 2"),
+        (np.zeros(2, int), np.zeros((3, 3)), r"\(2,\) and probabilities \(3, 3\)"),
+        (np.zeros(2, int), np.zeros((2, 4)), r"wanted \(N,\) and \(N, 3\)"),
+        (np.zeros(2), np.zeros((2, 3)), "dtype float64; wanted integers"),
+        (np.array([0, 3]), np.zeros((2, 3)), "labels run from 0 to 3"),
+        (np.array([0, 2]), np.array([[-3.0, 2, 5]] * 2), "from -3 to 5; .* not logits"),
+    ],
+)
+def test_bad_input_is_named(labels, scores, message):
+    # The check itself, as a shape-checking import hook may reject such calls before it.
+    with pytest.raises(InputError, match=message):
+        metrics._check(labels, scores, NAMES)
+
+
+def test_class_names_are_checked():
+    with pytest.raises(InputError, match="distinct"):
+        metrics.classification(np.zeros(1, int), np.ones((1, 2)) / 2, ("a", "a"))
+
+
+def test_table_shows_published_numbers_beside_ours():
+    labels = np.arange(7)
+    result = metrics.classification(labels, np.eye(7), published.CLASSES)
+    lines = metrics.table(result, published.DATTA2021["irv2_sa"]).splitlines()
+    assert lines[0].split() == [
+        *("class", "precision", "paper", "recall", "paper", "f1", "paper", "auc", "paper"),
+        "support",
+    ]
+    melanoma = next(line for line in lines if line.startswith("mel"))
+    assert " ".join(melanoma.split()) == "mel 1.000 0.670 1.000 0.650 1.000 0.660 1.000 0.974 1"
+    weighted = next(line for line in lines if line.startswith("weighted"))
+    assert " ".join(weighted.split()) == "weighted 1.000 0.938 1.000 0.935 1.000 - 1.000 0.984 7"
+    assert len({len(line) for line in lines[:10]}) == 1
+    assert "selected on the test set" in lines[-1]
+    assert "paper" not in metrics.table(result)
+
+
+@pytest.mark.parametrize("name", published.DATTA2021)
+def test_published_numbers_agree_among_themselves(name):
+    entry = published.DATTA2021[name]
+    rows = entry["per_class"].values()
+    support = np.array([row["support"] for row in rows])
+
+    def column(measure):
+        return np.array([row[measure] for row in rows])
+
+    precision, recall = column("precision"), column("recall")
+    np.testing.assert_allclose(
+        column("f1"), 2 * precision * recall / (precision + recall), atol=0.011
+    )
+    assert entry["macro"]["precision"] == pytest.approx(precision.mean(), abs=0.005)
+    assert entry["macro"]["recall"] == pytest.approx(recall.mean(), abs=0.005)
+    assert entry["macro"]["auc"] == pytest.approx(column("auc").mean(), abs=1e-4)
+    assert entry["accuracy"] == pytest.approx(recall @ support / support.sum(), abs=0.005)
+    for measure, tolerance in (("precision", 0.005), ("auc", 1e-4)):
+        mean = column(measure) @ support / support.sum()
+        assert entry["weighted"][measure] == pytest.approx(mean, abs=tolerance)
+
+
+# Table 1 of the paper: macro and weighted precision, macro and weighted AUC.
+@pytest.mark.parametrize(
+    ("name", "averages"),
+    [
+        ("irv2", (0.832, 0.905, 0.983, 0.982)),
+        ("irv2_sa", (0.892, 0.937, 0.984, 0.984)),
+        ("densenet201", (0.771, 0.904, 0.959, 0.974)),
+        ("densenet201_sa", (0.824, 0.909, 0.971, 0.975)),
+        ("vgg16", (0.631, 0.862, 0.936, 0.951)),
+        ("vgg16_sa", (0.690, 0.882, 0.937, 0.948)),
+        ("resnet50", (0.783, 0.898, 0.975, 0.972)),
+        ("resnet50_sa", (0.841, 0.910, 0.980, 0.978)),
+        ("resnet34", (0.642, 0.857, 0.949, 0.942)),
+        ("resnet34_sa", (0.646, 0.865, 0.962, 0.957)),
+        ("irv2_sa 80/20", (0.827, 0.915, 0.9793, 0.9797)),
+        ("irv2_sa 70/30", (0.766, 0.911, 0.975, 0.976)),
+    ],
+)
+def test_published_averages_are_the_papers(name, averages):
+    entry = published.DATTA2021[name]
+    ours = [
+        entry[mean][measure] for measure in ("precision", "auc") for mean in ("macro", "weighted")
+    ]
+    assert ours == pytest.approx(averages, abs=0.0021)
