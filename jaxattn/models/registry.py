@@ -1,8 +1,8 @@
 """Models by name: the one place that says which classifiers there are.
 
-To add a model, write it as a Linen class with the attributes ``num_classes`` and ``dtype``, called as
-``module(images, train=...)`` and returning ``(logits, maps)``, and give it an entry in ``MODELS``.
-Its remaining attributes become its options.
+To add a model, write it as a Linen class with the attributes ``num_classes`` and ``dtype``, called
+as ``module(images, train=...)`` and returning ``(logits, maps)``, and give it an entry in
+``MODELS``. Its remaining attributes become its options.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ class Model:
     def options(self) -> tuple[str, ...]:
         """Names of the attributes that ``build`` takes besides ``num_classes`` and ``dtype``."""
         settled = {"num_classes", "dtype", "parent", "name", *self.fixed}
-        return tuple(f.name for f in dataclasses.fields(self.module) if f.name not in settled)  # type: ignore[arg-type]
+        return tuple(f.name for f in dataclasses.fields(self.module) if f.name not in settled)
 
 
 #: Every classifier, by the name that a config gives it.

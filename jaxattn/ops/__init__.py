@@ -1,0 +1,1 @@
+"""Attention operations: the plain definition of each, and the fast form that equals it."""
