@@ -1,7 +1,10 @@
 """The one error for bad input, and how the command lines show it."""
 
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
+
+from absl import app
 
 
 class InputError(ValueError):
@@ -17,3 +20,25 @@ def suggestion(given: str, known: Iterable[str]) -> str:
     known = sorted(known)
     near = difflib.get_close_matches(given, known, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+
+
+def run_main(main: Callable[[list[str]], object]) -> None:
+    """Runs a command line: parses absl flags, calls ``main(argv)`` and exits.
+
+    An `InputError` shows as ``error: ...`` on stderr with exit status 2, Ctrl-C exits with 130.
+    """
+
+    def guarded(argv: list[str]) -> int:
+        try:
+            if argv[1:]:
+                raise InputError(f"given the arguments {' '.join(argv[1:])}, wanted only flags")
+            main(argv)
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+        return 0
+
+    app.run(guarded)

@@ -1,0 +1,132 @@
+"""Image and mask files: checked, normalised and encoded on the way in, decoded on the way out."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from jaxattn.errors import InputError
+
+#: Everything that PIL raises on a damaged file (its PNG reader uses SyntaxError and struct's).
+DECODE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    Image.DecompressionBombError,
+)
+
+
+def encode_image(path: Path, size: int | None) -> tuple[bytes, tuple[int, int], tuple[int, int]]:
+    """Reads a JPEG file, decodes all of it, and shrinks it where that is asked for.
+
+    Args:
+        path: The file.
+        size: Wanted length of the shorter side in pixels; None, or a length that the image does
+            not exceed, keeps the file's bytes untouched. The aspect ratio is kept.
+
+    Returns:
+        JPEG bytes, the file's ``(width, height)`` and the ``(width, height)`` of those bytes.
+
+    Raises:
+        InputError: The file cannot be decoded completely, or is no JPEG.
+    """
+    try:
+        data = path.read_bytes()
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            given = image.size
+            wanted = _shrunk(given, size)
+            # Twice the wanted size leaves the decoder the cheap halvings, the filter the rest.
+            if wanted != given:
+                image.draft("RGB", (2 * wanted[0], 2 * wanted[1]))
+            image.load()
+            if wanted != given:
+                small = image.convert("RGB").resize(wanted, Image.Resampling.LANCZOS)
+                buffer = io.BytesIO()
+                small.save(buffer, "JPEG", quality=95)
+                data = buffer.getvalue()
+    except DECODE_ERRORS as error:
+        raise InputError(f"{path}: cannot be decoded ({error}), wanted a whole JPEG") from error
+    return data, given, wanted
+
+
+def encode_mask(
+    path: Path, image_path: Path, image_size: tuple[int, int], size: tuple[int, int]
+) -> bytes:
+    """Reads a binary mask in any PNG flavour and writes it as a one-channel PNG of 0 and 255.
+
+    The threshold is on luminance: masks are found as palette files in which index 0 is white.
+
+    Args:
+        path: The mask's file.
+        image_path: The image's file, to be named in errors.
+        image_size: ``(width, height)`` of the image's file, whose aspect ratio the mask must have.
+        size: ``(width, height)`` to write.
+
+    Returns:
+        PNG bytes.
+
+    Raises:
+        InputError: The mask cannot be decoded completely, is of another aspect ratio than its
+            image, or is neither black nor white.
+    """
+    try:
+        with Image.open(path, formats=("PNG",)) as file:
+            # 16-bit files keep their range: converting them to 8 bits would clip, not scale.
+            deep = file.mode.startswith("I")
+            luminance = np.asarray(file if deep else file.convert("L"))
+    except DECODE_ERRORS as error:
+        raise InputError(f"{path}: cannot be decoded ({error}), wanted a whole PNG") from error
+    (height, width), (image_width, image_height) = luminance.shape, image_size
+    # Rounding either side to whole pixels moves the product by at most half the perimeter's half.
+    if abs(width * image_height - height * image_width) > (image_width + image_height) / 2:
+        raise InputError(
+            f"{path} is {width}x{height} and its image {image_path} is "
+            f"{image_width}x{image_height}, wanted the same aspect ratio"
+        )
+    white = 65535 if deep else 255
+    binary = luminance > white // 2
+    if luminance.any() and not binary.any():
+        raise InputError(
+            f"{path}: the brightest pixel is {luminance.max()} of {white}, wanted black and white"
+        )
+    mask = Image.fromarray(np.where(binary, np.uint8(255), np.uint8(0)))
+    return _png(mask.resize(size, Image.Resampling.NEAREST))
+
+
+def blank_mask() -> bytes:
+    """Returns the PNG of one black pixel, which stands for a mask where there is none."""
+    return _png(Image.new("L", (1, 1)))
+
+
+def decode_image(data: bytes, size: tuple[int, int] | None) -> UInt8[np.ndarray, "H W 3"]:
+    """Decodes a JPEG to RGB, squashed to ``size = (height, width)`` by antialiased bilinear."""
+    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+        if size is None:
+            return np.asarray(image.convert("RGB"))
+        shape = (size[1], size[0])
+        image.draft("RGB", shape)  # decodes at 1/2, 1/4 or 1/8 where that still exceeds `shape`
+        return np.asarray(image.convert("RGB").resize(shape, Image.Resampling.BILINEAR))
+
+
+def decode_mask(data: bytes, size: tuple[int, int] | None) -> UInt8[np.ndarray, "H W"]:
+    """Decodes a mask to {0, 1}, squashed to ``size = (height, width)`` by nearest neighbour."""
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        mask = image if size is None else image.resize(size[::-1], Image.Resampling.NEAREST)
+        return (np.asarray(mask) > 127).astype(np.uint8)
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _shrunk(given: tuple[int, int], size: int | None) -> tuple[int, int]:
+    if size is None or min(given) <= size:
+        return given
+    scale = size / min(given)
+    return round(given[0] * scale), round(given[1] * scale)

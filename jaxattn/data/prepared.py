@@ -1,0 +1,147 @@
+"""Reads a prepared data set: a folder of TFDS records in ArrayRecord files, and their index."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from jaxattn.data import images
+from jaxattn.data.dataset import COLUMNS, Dataset, Example
+from jaxattn.data.tables import Line, read_table
+from jaxattn.errors import InputError
+
+INDEX = "index.csv"
+INFO = "dataset_info.json"
+SPLIT = "train"
+INDEX_COLUMNS = (
+    "image_id",
+    "lesion_id",
+    "dx",
+    "dx_type",
+    "age",
+    "sex",
+    "localization",
+    "has_mask",
+)
+
+
+def load(
+    data_dir: Path | str,
+    image_size: int | tuple[int, int] | None = None,
+) -> Dataset:
+    """Opens a prepared data set; its metadata are read, its images are not touched.
+
+    Args:
+        data_dir: Folder that a ``tools/prepare_*.py`` wrote.
+        image_size: Height and width in pixels to squash images (antialiased bilinear) and masks
+            (nearest) to, one number for a square; None for the stored size of each.
+
+    Returns:
+        The data set. Its records hold ``image`` uint8 ``(H, W, 3)``, and ``mask`` uint8 ``(H, W)``
+        in {0, 1} where there is one.
+
+    Raises:
+        InputError: The folder is no prepared data set, or its index and records disagree; also
+            from a record that cannot be read or decoded.
+    """
+    folder = Path(data_dir)
+    builder = _builder(folder)
+    class_names = tuple(builder.info.features["label"].names)
+    lines = read_table(folder / INDEX, INDEX_COLUMNS)
+    count = builder.info.splits[SPLIT].num_examples
+    if len(lines) != count:
+        raise InputError(
+            f"{folder / INDEX} has {len(lines)} rows, wanted one for each of the {count} records"
+        )
+    table = _table(lines, class_names)
+    records = Records(folder, table["image_id"], _height_width(image_size))
+    return Dataset(builder.info.name, class_names, table, records)
+
+
+class Records(Sequence[Example]):
+    """Decoded records by position, read from disk when asked for.
+
+    Instances pickle as a path: each process opens the files for itself, on first use.
+    """
+
+    def __init__(self, folder: Path, image_ids: np.ndarray, size: tuple[int, int] | None):
+        self._folder = folder
+        self._image_ids = image_ids
+        self._size = size
+        self._source: tuple[int, Any] | None = None  # process that opened it, and the reader
+
+    def __len__(self) -> int:
+        return len(self._image_ids)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_source": None}
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]  # raises IndexError, counts negative ones from the end
+        try:
+            record = self._open()[index]
+            example: Example = {"image": images.decode_image(record["image"], self._size)}
+            if record["has_mask"]:
+                example["mask"] = images.decode_mask(record["mask"], self._size)
+        except (*images.DECODE_ERRORS, RuntimeError) as error:
+            raise InputError(
+                f"{self._folder}: record {index}, image {self._image_ids[index]}, cannot be "
+                f"decoded ({error}), wanted the data set as it was prepared"
+            ) from error
+        return example
+
+    def _open(self) -> Sequence[Mapping[str, Any]]:
+        # A forked child inherits the parent's reader without the threads that serve it.
+        if self._source is None or self._source[0] != os.getpid():
+            self._source = os.getpid(), open_records(self._folder)
+        return self._source[1]
+
+
+def open_records(folder: Path) -> Sequence[Mapping[str, Any]]:
+    """Returns the records of a prepared folder with image and mask still encoded."""
+    skip = tfds.decode.SkipDecoding()
+    return _builder(folder).as_data_source(split=SPLIT, decoders={"image": skip, "mask": skip})
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether a folder holds a data set that was prepared before."""
+    return (folder / INFO).is_file() and (folder / INDEX).is_file()
+
+
+def _builder(folder: Path) -> tfds.core.DatasetBuilder:
+    if not (folder / INFO).is_file():
+        raise InputError(
+            f"{folder} is no prepared data set ({INFO} is missing), wanted the --out of a "
+            "tools/prepare_*.py"
+        )
+    return tfds.builder_from_directory(folder)
+
+
+def _table(lines: Sequence[Line], class_names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    columns: dict[str, list] = {
+        "label": [class_names.index(line.choice("dx", class_names)) for line in lines],
+        "age": [line.number("age", 0, 130) if line["age"] else np.nan for line in lines],
+        "has_mask": [line.choice("has_mask", ("0", "1")) == "1" for line in lines],
+    }
+    return {
+        name: np.array(columns.get(name) or [line[name] for line in lines], dtype=dtype)
+        for name, dtype in COLUMNS.items()
+    }
+
+
+def _height_width(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    if image_size is None:
+        return None
+    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if len(size) != 2 or min(size) < 1:
+        raise InputError(f"image_size: given {image_size}, wanted one or two lengths in pixels")
+    return size

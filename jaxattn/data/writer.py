@@ -1,0 +1,314 @@
+"""Writes an inventory as a TFDS data set in ArrayRecord files, without TensorFlow.
+
+TFDS' ``SequentialWriter`` streams records to disk in our order. Its builders do not fit: they hold
+up to 1 GB of records in memory to shuffle them, and beyond that (HAM10000 has 2.7 GB) spill through
+TensorFlow's file system.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import csv
+import itertools
+import json
+import math
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from jaxattn.data import images
+from jaxattn.data.inventory import Findings, Inventory, Row
+from jaxattn.data.prepared import (
+    INDEX,
+    INDEX_COLUMNS,
+    SPLIT,
+    is_prepared,
+    open_records,
+)
+from jaxattn.errors import InputError
+
+REPORT = "report.json"
+VERSION = "1.0.0"
+_RECORDS_PER_SHARD = 1024
+
+#: Wraps an iterable, given what it does and how many items to expect; rich's `track` is one.
+Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
+
+
+def features(class_names: tuple[str, ...]) -> tfds.features.FeaturesDict:
+    """Returns what a record holds.
+
+    ``image`` is a JPEG; ``mask`` a PNG of 0 and 255 of the image's size, or one black pixel where
+    ``has_mask`` is False (any TFDS user can then decode every record); ``age`` is in years, NaN
+    where unknown; an unknown text is empty.
+    """
+    return tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
+            "mask": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
+            "has_mask": tfds.features.Scalar(np.bool_),
+            "label": tfds.features.ClassLabel(names=list(class_names)),
+            "image_id": tfds.features.Text(),
+            "lesion_id": tfds.features.Text(),
+            "dx_type": tfds.features.Text(),
+            "age": tfds.features.Scalar(np.float32),
+            "sex": tfds.features.Text(),
+            "localization": tfds.features.Text(),
+        }
+    )
+
+
+def prepare(
+    inventory: Inventory,
+    out: Path,
+    *,
+    size: int | None = None,
+    skip_bad: bool = False,
+    overwrite: bool = False,
+    track: Track = lambda items, what, total: items,
+) -> dict[str, Any]:
+    """Writes the images of an inventory, reads all of them back, and reports.
+
+    Everything goes into a temporary folder beside ``out`` that takes its name at the end: an
+    interrupted run leaves nothing. Memory does not depend on the number of images.
+
+    Args:
+        inventory: What to write.
+        out: Folder to make, for `jaxattn.data.prepared.load`: the records, ``index.csv`` (row i
+            describes record i) and ``report.json``.
+        size: Wanted length of the shorter side in pixels; None keeps the files' bytes.
+        skip_bad: Leave out what cannot be used, rather than stop. The report names it.
+        overwrite: Replace a data set that was prepared before.
+        track: Shows progress.
+
+    Returns:
+        The report: counts of images, masks, lesions and of each class, problems and notes.
+
+    Raises:
+        InputError: Something would be lost and ``skip_bad`` is not set (all of it is then named in
+            the file ``OUT.report.json``), no image is left, or ``out`` holds something else.
+    """
+    if size is not None and size < 1:
+        raise InputError(f"size: given {size}, wanted at least 1 pixel")
+    _check_out(out, overwrite)
+    refused = out.with_name(f"{out.name}.{REPORT}")
+    report = {
+        "name": inventory.name,
+        "source": str(inventory.source),
+        "layout": inventory.layout,
+        "size": size,
+        "problems": inventory.problems,
+        "notes": inventory.notes,
+    }
+    if not skip_bad:
+        _refuse(inventory, inventory.problems, report, refused)
+    with _temporary_folder(out) as folder:
+        written, problems = _write(inventory, folder, size, track)
+        report["problems"] = inventory.problems | problems
+        if not skip_bad:
+            _refuse(inventory, problems, report, refused)
+        if not written:
+            raise InputError(f"{inventory.source} holds no usable image, wanted at least one")
+        report |= _verify(inventory, folder, written, track)
+        _write_json(folder / REPORT, report)
+        if out.exists():
+            # Two renames: the old data set goes only once the new one has its place.
+            old = folder.with_name(folder.name + ".old")
+            out.rename(old)
+            folder.rename(out)
+            shutil.rmtree(old)
+        else:
+            folder.rename(out)
+    refused.unlink(missing_ok=True)
+    return report
+
+
+def _check_out(out: Path, overwrite: bool) -> None:
+    if out.is_file():
+        raise InputError(f"out {out} is a file, wanted a folder")
+    if not out.exists() or not any(out.iterdir()):
+        return
+    if not is_prepared(out):
+        raise InputError(f"out {out} holds other files, wanted a new folder")
+    if not overwrite:
+        raise InputError(
+            f"out {out} holds a data set already, wanted a new folder or leave to overwrite it"
+        )
+
+
+def _refuse(inventory: Inventory, problems: Findings, report: Mapping, path: Path) -> None:
+    """Stops a run in which something would be lost, naming the first of each kind."""
+    if not problems:
+        return
+    _make_folder(path.parent)
+    _write_json(path, report)
+    kinds = []
+    for kind, found in problems.items():
+        first = ", ".join(f"{name} ({what})" for name, what in itertools.islice(found.items(), 3))
+        more = ", ..." if len(found) > 3 else ""
+        kinds.append(f"{len(found)} {kind.replace('_', ' ')}: {first}{more}")
+    raise InputError(
+        f"{inventory.source} is not whole, wanted a usable file and one row for every image, or "
+        f"leave to skip what is bad; {'; '.join(kinds)}; all are named in {path}"
+    )
+
+
+@contextlib.contextmanager
+def _temporary_folder(out: Path) -> Iterator[Path]:
+    _make_folder(out.parent)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.incomplete-", dir=out.parent))
+    folder.chmod(0o777 & ~_umask())  # mkdtemp keeps others out
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"out: {folder} cannot be made ({error.strerror}), wanted a folder to write in"
+        ) from error
+
+
+def _write(
+    inventory: Inventory, folder: Path, size: int | None, track: Track
+) -> tuple[dict[str, int], Findings]:
+    """Writes all usable records; returns a checksum of each, in their order, and the others."""
+    identity = tfds.core.DatasetIdentity(
+        name=inventory.name,
+        version=tfds.core.Version(VERSION),
+        data_dir=str(folder),
+        module_name=__name__,
+    )
+    info = tfds.core.DatasetInfo(
+        builder=identity,
+        features=features(inventory.class_names),
+        citation=inventory.citation,
+        supervised_keys=("image", "label"),
+        disable_shuffling=True,
+    )
+    checksums: dict[str, int] = {}
+    problems: Findings = collections.defaultdict(dict)
+
+    def usable() -> Iterator[dict[str, Any]]:
+        total = len(inventory.rows)
+        for row, record, kind, error in track(_encoded(inventory.rows, size), "writing", total):
+            if error:
+                problems[kind][row.image_id] = error
+            else:
+                checksums[row.image_id] = _checksum(record)
+                yield record
+
+    writer = tfds.core.SequentialWriter(info, _RECORDS_PER_SHARD, file_format="array_record")
+    writer.initialize_splits([SPLIT])
+    # One call: each call writes the metadata anew. It takes any iterable, hence a stream.
+    writer.add_examples({SPLIT: usable()})
+    writer.close_all()
+    return checksums, dict(problems)
+
+
+def _encoded(rows: Iterable[Row], size: int | None) -> Iterator[tuple[Row, dict, str, str]]:
+    """Encodes rows in threads, in order, with a bounded number of images in memory."""
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    waiting: collections.deque[concurrent.futures.Future] = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        try:
+            for row in rows:
+                waiting.append(pool.submit(_encode, row, size))
+                if len(waiting) >= 4 * (workers or 1):
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _encode(row: Row, size: int | None) -> tuple[Row, dict[str, Any], str, str]:
+    """Returns the row and its record, or instead of that a kind of problem and what it is."""
+    kind = "unreadable_image"
+    mask = images.blank_mask()
+    try:
+        image, given, stored = images.encode_image(row.image, size)
+        if row.mask:
+            kind = "unusable_mask"
+            mask = images.encode_mask(row.mask, row.image, given, stored)
+    except InputError as error:
+        return row, {}, kind, str(error)
+    record = {
+        "image": image,
+        "mask": mask,
+        "has_mask": row.mask is not None,
+        "label": row.dx,
+        **{name: getattr(row, name) for name in INDEX_COLUMNS if name not in ("dx", "has_mask")},
+    }
+    return row, record, "", ""
+
+
+def _checksum(record: Mapping[str, Any]) -> int:
+    return zlib.crc32(record["mask"], zlib.crc32(record["image"]))
+
+
+def _verify(
+    inventory: Inventory, folder: Path, written: Mapping[str, int], track: Track
+) -> dict[str, Any]:
+    """Reads every record back, compares, and writes the index from what the records say."""
+    records = open_records(folder)
+    if len(records) != len(written):
+        raise RuntimeError(f"{folder}: wrote {len(written)} records, read {len(records)}")
+    rows = {row.image_id: row for row in inventory.rows}
+    lesions = set()
+    classes = dict.fromkeys(inventory.class_names, 0)
+    masks = 0
+    with (folder / INDEX).open("w", encoding="utf-8", newline="") as file:
+        index = csv.writer(file, lineterminator="\n")
+        index.writerow(INDEX_COLUMNS)
+        for i, image_id in enumerate(track(written, "verifying", len(written))):
+            record = records[i]
+            entry = _index_entry(record, inventory.class_names)
+            expected = rows[image_id]
+            if (
+                entry["image_id"] != image_id
+                or entry["dx"] != expected.dx
+                or _checksum(record) != written[image_id]
+            ):
+                raise RuntimeError(f"{folder}: record {i} is not the {image_id} that was written")
+            index.writerow(entry.values())
+            classes[entry["dx"]] += 1
+            lesions.add(entry["lesion_id"])
+            masks += entry["has_mask"]
+    counts = {"images": len(written), "masks": masks, "lesions": len(lesions), "classes": classes}
+    return counts
+
+
+def _index_entry(record: Mapping[str, Any], class_names: tuple[str, ...]) -> dict[str, Any]:
+    entry: dict[str, Any] = {}
+    for name in INDEX_COLUMNS:
+        if name == "dx":
+            entry[name] = class_names[record["label"]]
+        elif name == "age":
+            entry[name] = "" if math.isnan(record["age"]) else float(record["age"])
+        elif name == "has_mask":
+            entry[name] = int(record["has_mask"])
+        else:
+            entry[name] = record[name].decode()
+    return entry
+
+
+def _write_json(path: Path, content: Mapping) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
