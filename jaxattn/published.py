@@ -109,7 +109,7 @@ def _entry(key: str) -> dict[str, Any]:
         "micro_auc": micro_auc,
         "accuracy": accuracy,
         "balanced_accuracy": macro[1],
-        "source": "Datta et al. 2021, released notebooks",
+        "source": "Datta et al. 2021, released notebooks (classes printed to two decimals)",
         "split": f"random {split} split without a seed",
         "protocol": f"another split (random {split}, no seed); {_PROTOCOL}",
     }
