@@ -1,0 +1,115 @@
+"""Soft-Attention as Linen modules: the layer, and the block around it (Datta et al. 2021, Fig. 4).
+
+The layer that the authors released is not the one in their paper: ``jaxattn.ops.soft_attention``
+says how they differ. Both are here, chosen by ``semantics``:
+
+* ``'released'``, with which the published numbers were made: no γ, a bias and a ReLU before the
+  softmax, maps that depend on channels 0, 1, 2 alone, and a kernel of which only the central
+  2H - 1 rows ever meet data or get a gradient.
+* ``'paper'``: equation 1. A 3×3 convolution over all channels, and γ, which starts at 0.01.
+"""
+
+from typing import Any, Literal
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from jaxattn.errors import InputError
+from jaxattn.ops.soft_attention import paper_soft_attention, released_soft_attention
+
+Semantics = Literal["released", "paper"]
+
+
+class SoftAttention(nn.Module):
+    """Weighs every position by the sum of K attention maps.
+
+    Parameters are float32. Released: ``kernel (C, 3, 3, 1, K)`` and ``bias (K,)``, of the names,
+    shapes and layout that they have in the published Keras weights. Paper: ``kernel (3, 3, C, K)``
+    and the scalar ``gamma``.
+
+    Attributes:
+        heads: K, the number of maps.
+        semantics: ``'released'`` or ``'paper'``.
+        aggregate: Released only: whether the K maps are summed, or weigh the features one by one
+            into K C channels.
+        dtype: Type of the attended features. The maps are always computed in float32.
+    """
+
+    heads: int = 16
+    semantics: Semantics = "released"
+    aggregate: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B H W C"], *, train: bool = False
+    ) -> tuple[Float[Array, "B H W D"], Float[Array, "B K H W"]]:
+        """Attends.
+
+        Args:
+            x: Features.
+            train: Makes no difference here; all attention modules are called alike.
+
+        Returns:
+            Attended features, and the K maps, float32, each of sum 1 over positions.
+
+        Raises:
+            InputError: ``semantics`` is neither, or the paper's maps are to be kept apart.
+        """
+        x = x.astype(self.dtype)
+        channels = x.shape[-1]
+        init = nn.initializers.he_uniform()
+        if self.semantics == "released":
+            kernel = self.param("kernel", init, (channels, 3, 3, 1, self.heads), jnp.float32)
+            bias = self.param("bias", nn.initializers.zeros, (self.heads,), jnp.float32)
+            return released_soft_attention(x, kernel, bias, aggregate=self.aggregate)
+        if self.semantics != "paper":
+            raise InputError(f"semantics is {self.semantics!r}; wanted 'released' or 'paper'")
+        if not self.aggregate:
+            raise InputError("aggregate is False, which only semantics 'released' knows")
+        kernel = self.param("kernel", init, (3, 3, channels, self.heads), jnp.float32)
+        gamma = self.param("gamma", nn.initializers.constant(0.01), (), jnp.float32)
+        return paper_soft_attention(x, kernel, gamma)
+
+
+class SoftAttentionBlock(nn.Module):
+    """Figure 4: pooled features beside pooled attended features, ReLU, dropout.
+
+    Attributes:
+        heads: Number of maps.
+        semantics: ``'released'`` or ``'paper'``.
+        aggregate: See ``SoftAttention``.
+        dropout_rate: Share of the activations dropped in training.
+        dtype: Type of the activations.
+    """
+
+    heads: int = 16
+    semantics: Semantics = "released"
+    aggregate: bool = True
+    dropout_rate: float = 0.5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B H W C"], *, train: bool
+    ) -> tuple[Float[Array, "B h w D"], Float[Array, "B K H W"]]:
+        """Attends, halves the resolution and concatenates.
+
+        Args:
+            x: Features before their ReLU.
+            train: Whether to drop activations, with the random stream ``dropout``.
+
+        Returns:
+            Activations of half the height and width, rounded up: first the channels of x, then the
+            attended ones. And the maps of x, float32, each of sum 1 over positions.
+        """
+        attended, maps = SoftAttention(
+            self.heads, self.semantics, self.aggregate, self.dtype, name="soft_attention"
+        )(x, train=train)
+        pooled = [
+            nn.max_pool(each, (2, 2), strides=(2, 2), padding="SAME")
+            for each in (x.astype(self.dtype), attended)
+        ]
+        x = nn.relu(jnp.concatenate(pooled, axis=-1))
+        return nn.Dropout(self.dropout_rate, deterministic=not train)(x), maps
