@@ -11,7 +11,7 @@ COLUMNS: Mapping[str, Any] = {
     "image_id": np.str_,
     "lesion_id": np.str_,
     "label": np.int32,  # index into class_names
-    "dx_type": np.str_,  # how the truth was found: consensus, follow_up, confocal, histo; '' unknown
+    "dx_type": np.str_,  # of the truth: consensus, follow_up, confocal, histo; '' unknown
     "age": np.float32,  # years; NaN where unknown
     "sex": np.str_,  # female, male, '' unknown
     "localization": np.str_,  # part of the body; '' unknown
@@ -33,7 +33,7 @@ class Dataset:
     Attributes:
         name: Name of the data set.
         class_names: One name per class; a label is an index into it.
-        table: The columns of ``COLUMNS``, each an array of shape ``(N,)``; row i describes record i.
+        table: The columns of ``COLUMNS``, each of shape ``(N,)``; row i describes record i.
         records: ``records[i]`` decodes record i. Must be picklable, for loader processes.
     """
 

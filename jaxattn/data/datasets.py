@@ -1,0 +1,27 @@
+"""Data sets by name."""
+
+from ml_collections import ConfigDict
+
+from jaxattn.data import prepared, synthetic
+from jaxattn.data.dataset import Dataset
+from jaxattn.errors import InputError, suggestion
+
+NAMES = ("synthetic", "prepared")
+
+
+def load(config: ConfigDict) -> Dataset:
+    """The data set of ``config.dataset``, its images of ``image_size`` by ``image_size`` pixels.
+
+    Raises:
+        InputError: Unknown name, or the data set cannot be read.
+    """
+    if config.name == "synthetic":
+        return synthetic.load(config.num_images, config.image_size, config.seed, config.imbalanced)
+    if config.name == "prepared":
+        if not config.data_dir:
+            raise InputError(
+                "dataset.data_dir: nothing given, the folder that tools/prepare_ham10000.py wrote "
+                "wanted: --config.dataset.data_dir=DIR"
+            )
+        return prepared.load(config.data_dir, config.image_size)
+    raise InputError(f"dataset.name: {config.name!r} given{suggestion(config.name, NAMES)}")

@@ -1,0 +1,151 @@
+"""From a plan to batches on the devices: held there as uint8, or streamed by Grain.
+
+Both give the same batches in the same order from any step on, so nothing of a loader needs saving.
+"""
+
+import collections
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import grain
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from jaxattn import sharding
+from jaxattn.data.dataset import Dataset
+from jaxattn.data.plans import Plan
+from jaxattn.errors import InputError, suggestion
+
+LOADERS = ("auto", "resident", "grain")
+
+#: The share of a device's memory, and the bytes where it does not tell (a CPU), up to which
+#: ``auto`` keeps the images there.
+RESIDENT_SHARE = 0.3
+RESIDENT_BYTES = 1 << 30
+
+Batch = dict[str, jax.Array]
+
+
+class Loader:
+    """Batches of one data set at one image size.
+
+    Attributes:
+        data: What the steps read beside each batch: ``{"image": uint8 (N, H, W, 3)}`` on every
+            device, or ``{}`` where images are streamed.
+    """
+
+    def __init__(self, dataset: Dataset, image_size: int, config: ConfigDict, mesh: Mesh):
+        """Decides where the images live, and puts them there.
+
+        Args:
+            dataset: Its records are of ``image_size``.
+            image_size: Height and width of all images.
+            config: ``config.loader``: name (one of ``LOADERS``) and workers (processes that decode
+                streamed images; 0 for threads of this one).
+            mesh: The devices.
+
+        Raises:
+            InputError: Unknown loader.
+        """
+        if config.name not in LOADERS:
+            raise InputError(
+                f"loader.name: {config.name!r} given{suggestion(config.name, LOADERS)}"
+            )
+        self._dataset, self._mesh, self._workers = dataset, mesh, config.workers
+        size = len(dataset) * image_size**2 * 3
+        resident = config.name == "resident" or (config.name == "auto" and size <= _room())
+        self.data: Mapping[str, jax.Array] = {}
+        if resident:
+            self.data = sharding.put_replicated(mesh, {"image": decode_all(dataset, image_size)})
+
+    def training(self, plan: Plan, first: int, last: int) -> Iterator[Batch]:
+        """The batches of the steps ``first`` to ``last - 1`` of a plan."""
+        local = plan.batch_size // jax.process_count()
+        return self._batches(plan, local, plan.batch_size, first, last)
+
+    def evaluation(self, rows: np.ndarray, batch_size: int) -> Iterator[Batch]:
+        """All rows in order, the last batch filled up with its last row."""
+        steps = -(-len(rows) // batch_size)
+        padded = np.pad(rows, (0, steps * batch_size - len(rows)), mode="edge")
+        local = batch_size // jax.process_count()
+        return self._batches(padded, local, batch_size, 0, steps)
+
+    def _batches(
+        self, rows: "Plan | np.ndarray", local: int, size: int, first: int, last: int
+    ) -> Iterator[Batch]:
+        if self.data:
+            batches = (self._rows(rows, local, size, step) for step in range(first, last))
+        else:
+            examples = _Examples(self._dataset, rows, local, size, last)
+            batches = self._stream(examples, local, first)
+        return _ahead(sharding.put_batch(self._mesh, batch) for batch in batches)
+
+    def _rows(self, rows: "Plan | np.ndarray", local: int, size: int, step: int):
+        start = step * size + jax.process_index() * local
+        chosen = np.array([rows[start + i] for i in range(local)], dtype=np.int32)
+        return {"row": chosen, "label": self._dataset.labels[chosen]}
+
+    def _stream(self, examples: "_Examples", local: int, first: int):
+        dataset = grain.MapDataset.source(examples)[first * local :].batch(local)
+        batches = dataset.to_iter_dataset(
+            grain.ReadOptions(
+                num_threads=0 if self._workers else 16, prefetch_buffer_size=4 * local
+            )
+        )
+        if self._workers:
+            options = grain.MultiprocessingOptions(num_workers=self._workers)
+            batches = batches.mp_prefetch(options)
+        return iter(batches)
+
+
+class _Examples:
+    """This host's slots of all batches, decoded: the random access that Grain reads from."""
+
+    def __init__(
+        self, dataset: Dataset, rows: "Plan | np.ndarray", local: int, size: int, last: int
+    ):
+        self._dataset, self._rows = dataset, rows
+        self._local, self._size, self._last = local, size, last
+        self._offset = jax.process_index() * local
+
+    def __len__(self) -> int:
+        return self._last * self._local
+
+    def __getitem__(self, slot: int) -> dict[str, np.ndarray]:
+        step, place = divmod(slot, self._local)
+        row = self._rows[step * self._size + self._offset + place]
+        return {
+            "row": np.int32(row),
+            "label": self._dataset.labels[row],
+            "image": self._dataset.records[row]["image"],
+        }
+
+
+def decode_all(dataset: Dataset, image_size: int) -> np.ndarray:
+    """All images of a data set, uint8 ``(N, image_size, image_size, 3)``."""
+    images = np.empty((len(dataset), image_size, image_size, 3), np.uint8)
+
+    def decode(row: int) -> None:
+        images[row] = dataset.records[row]["image"]
+
+    with ThreadPoolExecutor() as pool:
+        collections.deque(pool.map(decode, range(len(dataset))), maxlen=0)
+    return images
+
+
+def _room() -> float:
+    device = jax.local_devices()[0]
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    return RESIDENT_SHARE * stats["bytes_limit"] if stats else RESIDENT_BYTES
+
+
+def _ahead(batches: Iterator[Batch], count: int = 2) -> Iterator[Batch]:
+    """Keeps the transfer of the next batches under way while one is in use."""
+    queue: collections.deque[Batch] = collections.deque()
+    for batch in batches:
+        queue.append(batch)
+        if len(queue) > count:
+            yield queue.popleft()
+    yield from queue

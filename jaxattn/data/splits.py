@@ -1,0 +1,159 @@
+"""Which image is for training, which for validation, which for testing.
+
+A split is ``{"train": rows, "validation": rows, "test": rows}``, the rows sorted int64 indices into
+a data set's table. It depends on the image ids only, not on the order of the records.
+"""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+from sklearn.model_selection import train_test_split
+
+from jaxattn.data.dataset import Dataset
+from jaxattn.errors import InputError, suggestion
+
+Split = dict[str, Int[np.ndarray, " rows"]]
+PARTS = ("train", "validation", "test")
+STRATEGIES = ("lesion", "datta", "file")
+
+
+def make(
+    dataset: Dataset,
+    strategy: str = "lesion",
+    *,
+    seed: int = 0,
+    test: float = 0.15,
+    validation: float = 0.1,
+    file: str = "",
+) -> Split:
+    """Splits a data set so that no lesion is on two sides.
+
+    Args:
+        dataset: The data set.
+        strategy: ``lesion``: lesions are drawn by class; ``datta``: as Datta et al. 2021, the test
+            part is drawn by class from the lesions that have exactly one image; ``file``: a CSV
+            with the columns image_id and split says it.
+        seed: Seed of the draw.
+        test: The test part, a fraction of the lesions (``lesion``) or of the lesions with one
+            image (``datta``), in (0, 1).
+        validation: The validation part, a fraction of the lesions that are not in the test part,
+            in [0, 1); 0 for none.
+        file: The CSV of the strategy ``file``.
+
+    Returns:
+        The rows of each of ``PARTS``. Images that the CSV does not name are in no part.
+
+    Raises:
+        InputError: An argument or the file is wrong, a class has too few lesions, or a lesion
+            would be on two sides.
+    """
+    if strategy not in STRATEGIES:
+        raise InputError(f"split.strategy: {strategy!r} given{suggestion(strategy, STRATEGIES)}")
+    if strategy == "file":
+        split = read(file, dataset)
+    else:
+        for field, value, low in (("test", test, 1e-9), ("validation", validation, 0.0)):
+            if not low <= value < 1:
+                raise InputError(f"split.{field}: {value} given, a fraction in [0, 1) wanted")
+        split = _draw(dataset, strategy, seed, test, validation)
+    check(split, dataset)
+    return split
+
+
+def _draw(dataset: Dataset, strategy: str, seed: int, test: float, validation: float) -> Split:
+    # np.unique sorts, which makes the draw independent of the order of the records.
+    lesions, first, lesion_of_row, images = np.unique(
+        dataset.table["lesion_id"], return_index=True, return_inverse=True, return_counts=True
+    )
+    classes = dataset.labels[first]
+    part = np.full(len(lesions), "train", dtype="<U10")
+    pool = np.flatnonzero(images == 1) if strategy == "datta" else np.arange(len(lesions))
+    part[_stratified(pool, classes, test, seed, "test", dataset)] = "test"
+    if validation:
+        rest = np.flatnonzero(part != "test")
+        chosen = _stratified(rest, classes, validation, seed, "validation", dataset)
+        part[chosen] = "validation"
+    return {name: np.flatnonzero(part[lesion_of_row] == name) for name in PARTS}
+
+
+def _stratified(
+    pool: np.ndarray, classes: np.ndarray, fraction: float, seed: int, name: str, dataset: Dataset
+) -> np.ndarray:
+    """Draws a fraction of the pool, by class, with scikit-learn as the published code does."""
+    try:
+        return train_test_split(
+            pool, test_size=fraction, stratify=classes[pool], random_state=seed
+        )[1]
+    except ValueError as error:
+        counts = np.bincount(classes[pool], minlength=len(dataset.class_names))
+        listed = ", ".join(f"{c} {n}" for c, n in zip(dataset.class_names, counts, strict=True))
+        raise InputError(
+            f"split.{name}: {fraction} of the lesions of {dataset.name} by class given, but the "
+            f"lesions to draw from are too few ({listed}); at least 2 of every class and one per "
+            "class in the part wanted"
+        ) from error
+
+
+def check(split: Mapping[str, np.ndarray], dataset: Dataset) -> None:
+    """Raises InputError where a lesion is on two sides or the training or test part is empty."""
+    for name in ("train", "test"):
+        if not len(split[name]):
+            raise InputError(f"split of {dataset.name}: the {name} part is empty, images wanted")
+    sides: dict[str, str] = {}
+    for name, rows in split.items():
+        for lesion in np.unique(dataset.table["lesion_id"][rows]).tolist():
+            if sides.setdefault(lesion, name) != name:
+                raise InputError(
+                    f"split of {dataset.name}: lesion {lesion} has images in the {sides[lesion]} "
+                    f"and in the {name} part, all images of a lesion in one part wanted"
+                )
+
+
+def write(path: Path, split: Mapping[str, np.ndarray], dataset: Dataset) -> None:
+    """Writes the split as a CSV (image_id, lesion_id, split), sorted, that `read` takes back."""
+    table = dataset.table
+    lines = [
+        (str(table["image_id"][row]), str(table["lesion_id"][row]), name)
+        for name, rows in split.items()
+        for row in rows
+    ]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([("image_id", "lesion_id", "split"), *sorted(lines)])
+
+
+def read(path: str | Path, dataset: Dataset) -> Split:
+    """Reads a CSV of image_id and split (train, validation or val, test).
+
+    Raises:
+        InputError: No such file, a column is missing, a split or an image is unknown, or an image
+            stands there twice.
+    """
+    if not path or not Path(path).is_file():
+        raise InputError(f"split.file: {str(path)!r} given, a CSV of image_id and split wanted")
+    row_of = {image: row for row, image in enumerate(dataset.table["image_id"].tolist())}
+    rows: dict[str, list[int]] = {name: [] for name in PARTS}
+    seen: set[str] = set()
+    with Path(path).open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        missing = {"image_id", "split"} - set(reader.fieldnames or ())
+        if missing:
+            raise InputError(
+                f"{path}: columns {reader.fieldnames} given, {sorted(missing)} wanted as well"
+            )
+        for line in reader:
+            image, given = line["image_id"], line["split"]
+            name = {"val": "validation"}.get(given, given)
+            where = f"{path}, line {reader.line_num}"
+            if name not in PARTS:
+                raise InputError(f"{where}: split {given!r} given, one of {PARTS} wanted")
+            if image not in row_of:
+                raise InputError(f"{where}: image_id {image!r} is not in {dataset.name}")
+            if image in seen:
+                raise InputError(f"{where}: image_id {image!r} given twice, one line wanted")
+            seen.add(image)
+            rows[name].append(row_of[image])
+    return {name: np.sort(np.asarray(chosen, dtype=np.int64)) for name, chosen in rows.items()}

@@ -1,0 +1,127 @@
+"""Evaluates a run: ``python -m jaxattn.evaluate --workdir=runs/ham_irv2``."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+
+from jaxattn import experiment, metrics, published, report, runs
+from jaxattn.data import splits
+from jaxattn.data.dataset import Dataset
+from jaxattn.errors import InputError, run_main, suggestion
+
+FOLDER = "evaluation"
+
+
+def evaluate(
+    folder: Path, part: str = "test", checkpoint: str = "best", data_dir: str = ""
+) -> dict[str, Any]:
+    """Evaluates a checkpoint of a run and writes the result into its folder.
+
+    Args:
+        folder: The run's folder.
+        part: ``test``, ``validation`` or ``train``.
+        checkpoint: ``best`` (by validation) or ``latest``.
+        data_dir: Where the data set lies now, if not where the run was trained.
+
+    Returns:
+        What stands in ``evaluation/{part}.json``: the metrics and what they were computed with.
+        ``{part}_predictions.csv`` has the probabilities of each image, ``{part}_cases.npz`` the
+        images and attention maps that the report shows.
+
+    Raises:
+        InputError: There is no trained run, its data set is another one, or the part is empty.
+    """
+    if part not in splits.PARTS:
+        raise InputError(f"split: {part!r} given{suggestion(part, splits.PARTS)}")
+    config = runs.read_config(folder)
+    if data_dir:
+        config.dataset.data_dir = data_dir
+    built = experiment.build(config)
+    runs.record_split(folder, built.split, built.dataset)
+    rows = built.split[part]
+    if not len(rows):
+        raise InputError(f"{folder / runs.SPLIT}: the {part} part is empty, images wanted")
+    variables, step = experiment.restore(built, folder / runs.CHECKPOINTS, checkpoint)
+    predict_step = built.predict_step(config.evaluation.views)
+    probabilities, maps = built.predict(predict_step, variables, rows)
+    labels = built.dataset.labels[rows]
+    values = metrics.classification(labels, probabilities, built.dataset.class_names)
+    result = {
+        "split": part,
+        "checkpoint": checkpoint,
+        "step": step,
+        "images": len(rows),
+        "lesions": len(np.unique(built.dataset.table["lesion_id"][rows])),
+        "metrics": values,
+        "device": runs.device(),
+        "versions": runs.versions(),
+    }
+    chosen = report.select_cases(labels, probabilities)
+    chosen_maps = {name: values[chosen] for name, values in maps.items()}
+    if jax.process_index() == 0:
+        path = folder / FOLDER / part
+        path.parent.mkdir(exist_ok=True)
+        _write_predictions(f"{path}_predictions.csv", built.dataset, rows, probabilities)
+        _write_cases(
+            f"{path}_cases.npz", built.dataset, rows[chosen], probabilities[chosen], chosen_maps
+        )
+        runs.write_json(path.with_suffix(".json"), result)
+        print(metrics.table(values, published.DATTA2021.get(config.model.name)))
+    return result
+
+
+def _write_predictions(
+    path: str, dataset: Dataset, rows: np.ndarray, probabilities: np.ndarray
+) -> None:
+    names = dataset.class_names
+    with Path(path).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        columns = ["image_id", "lesion_id", "label", "prediction"]
+        writer.writerow([*columns, *(f"p_{name}" for name in names)])
+        for row, p in zip(rows, probabilities, strict=True):
+            ids = (dataset.table[column][row] for column in ("image_id", "lesion_id"))
+            label, prediction = names[dataset.labels[row]], names[int(p.argmax())]
+            writer.writerow([*ids, label, prediction, *(f"{value:.6g}" for value in p)])
+
+
+def _write_cases(
+    path: str,
+    dataset: Dataset,
+    rows: np.ndarray,
+    probabilities: np.ndarray,
+    maps: dict[str, np.ndarray],
+) -> None:
+    examples = [dataset.records[row] for row in rows]
+    images = np.stack([example["image"] for example in examples])
+    masks = [example.get("mask", np.zeros(images.shape[1:3], np.uint8)) for example in examples]
+    np.savez_compressed(
+        path,
+        image_id=dataset.table["image_id"][rows],
+        image=images,
+        mask=np.stack(masks),
+        label=dataset.labels[rows],
+        prediction=probabilities.argmax(1),
+        probability=probabilities.max(1),
+        **{f"map/{name}": values for name, values in maps.items()},
+    )
+
+
+def main(argv: list[str]) -> None:
+    """The command line."""
+    del argv
+    given = flags.FLAGS
+    folder = Path(given.workdir)
+    evaluate(folder, given.split, given.checkpoint, given.data_dir)
+    print(f"report: {report.write(folder)}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "The run's folder.", required=True)
+    flags.DEFINE_enum("split", "test", splits.PARTS, "The part to evaluate on.")
+    flags.DEFINE_enum("checkpoint", "best", ("best", "latest"), "The checkpoint to evaluate.")
+    flags.DEFINE_string("data_dir", "", "Where the prepared data set lies now.")
+    run_main(main)

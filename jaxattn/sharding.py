@@ -1,0 +1,46 @@
+"""One mesh over all devices of all hosts: the state on each of them, the batch spread over them."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxattn.errors import InputError
+
+
+def mesh() -> Mesh:
+    """A mesh ``('data',)`` over all devices."""
+    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on each device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batched(mesh: Mesh) -> NamedSharding:
+    """The first axis spread over the devices."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def check_batch_size(field: str, batch_size: int) -> None:
+    """Raises InputError where a batch cannot be spread evenly over the devices."""
+    if batch_size < 1 or batch_size % jax.device_count():
+        raise InputError(
+            f"{field}: {batch_size} given, a multiple of the {jax.device_count()} devices wanted"
+        )
+
+
+def put_batch(mesh: Mesh, local: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Puts this host's part of a batch on its devices, as part of the global batch."""
+    sharding = batched(mesh)
+    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in local.items()}
+
+
+def put_replicated(mesh: Mesh, tree: Any) -> Any:
+    """Puts arrays, the same on every host, on every device."""
+    sharding = replicated(mesh)
+    return jax.tree.map(
+        lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), tree
+    )
