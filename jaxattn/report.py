@@ -91,8 +91,7 @@ figure { margin: 8px 0 16px; } figure > img { max-width: 100%; display: block; }
 .case header code { color: #52606d; float: right; }
 .case .views { display: flex; gap: 6px; } .case .views figure { flex: 1; margin: 0; min-width: 0;
   max-width: 200px; }
-.case .views img { width: 100%; aspect-ratio: 1; object-fit: cover; border-radius: 3px; }
-.case img.map { image-rendering: pixelated; }
+.case .views img { width: 100%; display: block; border-radius: 3px; }
 .case figcaption { font-size: 12px; }
 .wrong { color: #b03a12; font-weight: 600; } .right { color: #18703f; font-weight: 600; }
 @page { margin: 14mm; }
@@ -515,10 +514,11 @@ def _case(
     drawn = overlays.outline(image, cases["mask"][i]) if has_mask else image
     views = [(_photo(drawn, "the image"), "image")]
     for name, stack in maps.items():
-        coarse = overlays.colour(overlays.rescale(overlays.aggregate(stack[i])))
         blended = _photo(overlays.overlay(image, stack[i]), f"attention {name} over the image")
-        detail = f"{coarse.shape[0]}×{coarse.shape[1]}, peak {overlays.peak(stack[i]):.1f}"
-        views += [(blended, name), (_pixels(coarse, f"attention map {name}"), detail)]
+        coarse = _blocks(stack[i], image.shape[:2], f"attention map {name}")
+        height, width = stack.shape[-2:]
+        detail = f"{height}×{width}, peak {overlays.peak(stack[i]):.1f}"
+        views += [(blended, name), (coarse, detail)]
     shown = "".join(
         f"<figure>{picture}<figcaption>{_text(caption)}</figcaption></figure>"
         for picture, caption in views
@@ -572,10 +572,12 @@ def _photo(image: np.ndarray, alt: str) -> str:
     return _img("jpeg", buffer.getvalue(), alt)
 
 
-def _pixels(image: np.ndarray, alt: str) -> str:
+def _blocks(maps: np.ndarray, size: tuple[int, int], alt: str) -> str:
+    """The summed heads as they are, each position a block of the image's field."""
+    coarse = Image.fromarray(overlays.colour(overlays.rescale(overlays.aggregate(maps))))
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return _img("png", buffer.getvalue(), alt).replace("<img ", '<img class="map" ', 1)
+    coarse.resize(size[::-1], Image.Resampling.NEAREST).save(buffer, "PNG")
+    return _img("png", buffer.getvalue(), alt)
 
 
 def _img(kind: str, content: bytes, alt: str) -> str:

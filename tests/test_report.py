@@ -1,0 +1,293 @@
+import base64
+import csv
+import html.parser
+import io
+import json
+import re
+import subprocess
+import sys
+import types
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxattn import metrics, published, report
+from jaxattn.errors import InputError
+
+VOID = {"meta", "img", "br"}
+
+
+class Page(html.parser.HTMLParser):
+    """Collects text, images and links, and fails on tags that do not pair."""
+
+    def __init__(self, content):
+        super().__init__()
+        self.text, self.images, self.attributes, self.tags, self.rows = "", [], [], set(), []
+        self._open = []
+        self.feed(content)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        self.attributes += attributes
+        if tag == "img":
+            self.images.append(dict(attributes))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        if self._open and self._open[-1] == "style":
+            return
+        self.text += data
+        if {"td", "th"} & set(self._open):
+            self.rows[-1][-1] += data
+
+    def row(self, first):
+        """The cells after the first of the one row that starts so."""
+        (row,) = [row for row in self.rows if row[:1] == [first]]
+        return row[1:]
+
+
+def predictions(labels, classes):
+    """Rows whose probabilities differ; the last example of each class is taken for the next one."""
+    probabilities = np.zeros((len(labels), classes))
+    for i, label in enumerate(labels):
+        last = i == np.flatnonzero(labels == label)[-1]
+        sure = 0.6 + 0.01 * i
+        probabilities[i] = (1 - sure) / (classes - 1)
+        probabilities[i, (label + last) % classes] = sure
+    return probabilities
+
+
+def make_run(folder, names=published.CLASSES, present=7, maps=("soft_attention",), mask=True):
+    (folder / "evaluation").mkdir(parents=True)
+    config = {
+        "model": {"name": "irv2_sa", "dropout": 0.5},
+        "data": {"name": "ham10000", "note": "<b> & 'quotes'"},
+        "seed": 17,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    log = [
+        {"kind": "train", "step": step, "epoch": 0, "loss": 1 / step, "accuracy": 0.5}
+        for step in (10, 20, 30)
+    ] + [
+        {"kind": "validation", "step": 15, "loss": 2.0, "accuracy": 0.5, "balanced_accuracy": 0.41},
+        {"kind": "validation", "step": 30, "loss": 1.5, "accuracy": 0.6, "balanced_accuracy": 0.39},
+        # A resumed run logs step 15 again: this row counts.
+        {"kind": "validation", "step": 15, "loss": 2.1, "accuracy": 0.5, "balanced_accuracy": 0.43},
+    ]
+    (folder / "log.jsonl").write_text("\n".join(map(json.dumps, log)) + '\n{"kind": "tr')
+    labels = np.tile(np.arange(present), 4)
+    probabilities = predictions(labels, len(names))
+    evaluation = {
+        "split": "test",
+        "checkpoint": "best",
+        "step": 15,
+        "metrics": metrics.classification(labels, probabilities, names),
+        "device": "a device",
+        "versions": {"jax": "9.8.7"},
+    }
+    (folder / "evaluation" / "test.json").write_text(json.dumps(evaluation))
+    predicted = probabilities.argmax(axis=1)
+    with (folder / "evaluation" / "test_predictions.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            ["image_id", "lesion_id", "label", "prediction", *(f"p_{n}" for n in names)]
+        )
+        for i, label in enumerate(labels):
+            row = [f"I{i}", f"L{i // 2}", names[label], names[predicted[i]]]
+            writer.writerow([*row, *probabilities[i]])
+    cases = np.array([0, 1, len(labels) - 1])
+    rng = np.random.default_rng(0)
+    arrays = {
+        "image_id": np.array([f"I{i}" for i in cases]),
+        "image": rng.integers(0, 255, (3, 24, 32, 3), dtype=np.uint8),
+        "label": labels[cases],
+        "prediction": predicted[cases],
+        "probability": probabilities.max(axis=1)[cases],
+    }
+    arrays |= {f"map/{name}": rng.random((3, 2, 3, 4), dtype=np.float32) for name in maps}
+    if mask:
+        arrays["mask"] = np.pad(np.ones((3, 10, 10), np.uint8), ((0, 0), (7, 7), (11, 11)))
+    np.savez(folder / "evaluation" / "test_cases.npz", **arrays)
+    return folder
+
+
+def read(folder):
+    path = report.write(folder)
+    assert path == folder / "report.html"
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def test_numbers_of_the_run_are_in_the_page(tmp_path):
+    page = read(make_run(tmp_path / "run"))
+    # Each of 7 classes has 4 examples, 3 of them right, and one of the class before it wrong.
+    assert "0.750balanced accuracy" in page.text
+    assert "0.750accuracy" in page.text
+    mel = page.row("mel")
+    assert mel[:6] == ["0.750", "0.670", "0.750", "0.650", "0.750", "0.660"]
+    assert mel[7:] == ["0.974", "4", "34"]
+    assert page.row("weighted average")[:3] == ["0.750", "0.938", "0.750"]
+    assert page.row("images") == ["28"]
+    assert page.row("lesions") == ["14"]
+    assert page.row("checkpoint") == ["best, step 15"]
+    assert page.row("data.note") == ["<b> & 'quotes'"]
+    assert page.row("seed") == ["17"]
+    assert page.row("jax") == ["9.8.7"]
+    assert page.row("device") == ["a device"]
+    assert "Best validation balanced accuracy 0.430 at step 15." in page.text
+    assert "another split" in page.text
+    assert "selected on the test set" in page.text
+    assert "truth akiec, predicted akiec, p = 0.600" in page.text
+    assert "truth vasc, predicted akiec, p = 0.870" in page.text
+
+
+def test_the_page_is_self_contained_and_its_images_decode(tmp_path):
+    page = read(make_run(tmp_path / "run", maps=("one", "two")))
+    content = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    without_data = re.sub(r"data:image/[^\"]*", "", content)
+    assert "//" not in without_data
+    assert "url(" not in without_data
+    assert "@import" not in without_data
+    assert not page.tags & {"script", "link", "iframe", "object", "base"}
+    assert not {"href", "srcset"} & {name for name, _ in page.attributes}
+    # Confusion, ROC and learning curves; then of 3 cases the image and two views per map.
+    assert len(page.images) == 3 + 3 * 5
+    kinds = []
+    for image in page.images:
+        assert image["alt"]
+        kind, data = re.fullmatch(r"data:image/([a-z+]+);base64,(.*)", image["src"]).groups()
+        kinds.append(kind)
+        data = base64.b64decode(data, validate=True)
+        if kind == "svg+xml":
+            root = ElementTree.fromstring(data)
+            assert root.tag.endswith("svg")
+            references = [v for e in root.iter() for k, v in e.items() if k.endswith("href")]
+            assert all(reference.startswith(("#", "data:")) for reference in references)
+        else:
+            with Image.open(io.BytesIO(data)) as picture:
+                picture.load()
+                assert picture.format.lower() == kind
+                assert picture.size == (32, 24)
+    assert kinds.count("svg+xml") == 3
+
+
+def test_the_same_run_gives_the_same_bytes(tmp_path):
+    folder = make_run(tmp_path / "run")
+    assert report.write(folder).read_bytes() == report.write(folder).read_bytes()
+
+
+def test_a_map_is_shown_block_by_block(tmp_path):
+    folder = make_run(tmp_path / "run", mask=False)
+    stored = dict(np.load(folder / "evaluation" / "test_cases.npz"))
+    stored["map/soft_attention"] = np.zeros((3, 2, 3, 4), np.float32)
+    stored["map/soft_attention"][:, :, 1, 2] = 1
+    np.savez(folder / "evaluation" / "test_cases.npz", **stored)
+    page = read(folder)
+    shown = [i["src"] for i in page.images if i["alt"] == "attention map soft_attention"]
+    data = base64.b64decode(shown[0].partition(",")[2])
+    red = np.asarray(Image.open(io.BytesIO(data)))[..., 0] > 0
+    expected = np.zeros((24, 32), bool)
+    expected[8:16, 16:24] = True  # row 1 of 3, column 2 of 4
+    np.testing.assert_array_equal(red, expected)
+    assert "3×4, peak 12.0" in page.text
+
+
+def test_absent_classes_and_long_odd_names(tmp_path):
+    names = ("plain", "a_rather_long_name", "$cost", "<tag> & more")
+    page = read(make_run(tmp_path / "run", names=names, present=3, mask=False))
+    assert page.row("<tag> & more") == ["-", "-", "-", "-", "0"]
+    assert "No example of <tag> & more in this split" in page.text
+    assert "No curve for <tag> & more" in page.text
+    assert "No published numbers are known" in page.text
+
+
+def test_a_model_without_attention_shows_its_images(tmp_path):
+    page = read(make_run(tmp_path / "run", maps=()))
+    assert "This model has no attention map" in page.text
+    assert len(page.images) == 3 + 3
+
+
+def test_missing_optional_files_are_named_with_their_commands(tmp_path):
+    folder = make_run(tmp_path / "run")
+    optional = {
+        "log.jsonl": "train",
+        "evaluation/test_predictions.csv": "evaluate",
+        "evaluation/test_cases.npz": "evaluate",
+    }
+    for file in optional:
+        (folder / file).unlink()
+    page = read(folder)
+    for file, command in optional.items():
+        said = f"has no {file}. python -m jaxattn.{command} --workdir={folder} writes it."
+        assert said in page.text
+    assert page.row("lesions") == ["unknown"]
+    assert len(page.images) == 1  # the confusion matrix needs none of them
+
+
+@pytest.mark.parametrize("file", ["config.json", "evaluation/test.json"])
+def test_a_missing_required_file_is_an_input_error(tmp_path, file):
+    folder = make_run(tmp_path / "run")
+    (folder / file).unlink()
+    with pytest.raises(InputError, match=rf"{file} does not exist; python -m jaxattn\."):
+        report.write(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", "{", r"config\.json is not JSON"),
+        ("config.json", "[]", "holds a list; wanted an object"),
+        ("evaluation/test.json", "{}", r"has no metrics\.per_class"),
+        ("log.jsonl", "nonsense\n{}\n", "line 1, is 'nonsense'"),
+        (
+            "evaluation/test_predictions.csv",
+            "image_id,label\n",
+            "lacks the columns lesion_id, p_akiec",
+        ),
+        ("evaluation/test_cases.npz", "text", "is not an NPZ file"),
+    ],
+)
+def test_a_broken_file_is_an_input_error(tmp_path, file, content, message):
+    folder = make_run(tmp_path / "run")
+    (folder / file).write_text(content)
+    with pytest.raises(InputError, match=message):
+        report.write(folder)
+
+
+def test_an_unknown_class_or_a_lost_row_of_predictions_is_an_input_error(tmp_path):
+    folder = make_run(tmp_path / "run")
+    path = folder / "evaluation" / "test_predictions.csv"
+    rows = path.read_text().splitlines()
+    path.write_text("\n".join([*rows[:-1], rows[-1].replace("vasc", "wart")]))
+    with pytest.raises(InputError, match="unknown class 'wart'"):
+        report.write(folder)
+    path.write_text("\n".join(rows[:-1]))
+    with pytest.raises(InputError, match=r"has 27 rows and .* is about 28 images"):
+        report.write(folder)
+
+
+def test_the_command_line_prints_the_path(tmp_path):
+    folder = make_run(tmp_path / "run")
+    command = [sys.executable, "-m", "jaxattn.report", f"--workdir={folder}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"{folder}/report.html"
+
+
+def test_the_command_line_shows_bad_input_in_one_sentence(tmp_path, monkeypatch, capsys):
+    given = types.SimpleNamespace(FLAGS=types.SimpleNamespace(workdir=str(tmp_path)))
+    monkeypatch.setattr(report, "flags", given)
+    with pytest.raises(SystemExit) as ended:
+        report.main(["report"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(f"{tmp_path}/config.json does not exist")
