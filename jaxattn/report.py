@@ -77,7 +77,7 @@ th, td { padding: 4px 12px; text-align: right; border-bottom: 1px solid #e4e7eb;
 th { font-weight: 600; } thead th { border-bottom: 1px solid #9aa5b1; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 td.paper, th.paper { color: #7b8794; padding-left: 0; font-weight: 400; }
-tr.average td { font-weight: 600; } tr.average td.paper { font-weight: 400; }
+tr.average td { font-weight: 600; white-space: nowrap; } tr.average td.paper { font-weight: 400; }
 tr.first td { border-top: 1px solid #9aa5b1; }
 .facts { columns: 2; column-gap: 40px; }
 .facts table { width: 100%; font-size: 13px; border-collapse: separate; border-spacing: 0; }
@@ -97,15 +97,15 @@ figure { margin: 8px 0 16px; } figure > img { max-width: 100%; display: block; }
 @page { margin: 14mm; }
 @media print { body { max-width: none; padding: 0; font-size: 12px; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-  h2, h3 { break-after: avoid; } figure, .tiles, table { break-inside: avoid; } }
+  h2, h3 { break-after: avoid; } figure, .tiles, table, p { break-inside: avoid; }
+  .facts table { break-inside: auto; } .case header { font-size: 10.5px; } }
 """
 
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """The rows of ``test_predictions.csv``: ids, true class index, probabilities ``(N, C)``."""
+    """The rows of ``test_predictions.csv``: lesion, true class index, probabilities ``(N, C)``."""
 
-    image_ids: list[str]
     lesion_ids: list[str]
     labels: np.ndarray
     probabilities: np.ndarray
@@ -132,6 +132,11 @@ class Run:
         """The classes in index order."""
         return list(self.metrics["per_class"])
 
+    @property
+    def data_name(self) -> str:
+        """The data set of the config; '' where it names none."""
+        return self.setting("data") or self.setting("dataset")
+
     def setting(self, field: str) -> str:
         """A field of the config that is either a name or a group with a ``name``; else ''."""
         value = self.config.get(field, "")
@@ -153,7 +158,8 @@ def write(run_dir: str | Path) -> Path:
       InputError: a required file is missing, or a file is not what it should be.
     """
     run = load(Path(run_dir).expanduser())
-    title = f"{run.setting('model') or 'Run'} on {run.evaluation.get('split', 'test')} data"
+    split = run.evaluation.get("split", "test")
+    title = f"{run.setting('model') or 'Run'} on {run.data_name or 'unknown data'}, {split} split"
     body = "\n".join(
         f"<section><h2>{_text(name)}</h2>\n{section(run)}</section>" for name, section in SECTIONS
     )
@@ -240,7 +246,6 @@ def _read_predictions(path: Path, names: Sequence[str]) -> Predictions | None:
         raise InputError(f"{path} lacks the columns {', '.join(absent)}.")
     try:
         return Predictions(
-            image_ids=[row["image_id"] for row in rows],
             lesion_ids=[row["lesion_id"] for row in rows],
             labels=np.array([_class_index(row["label"], names) for row in rows], np.int64),
             probabilities=np.array(
@@ -269,7 +274,7 @@ def _class_index(value: Any, names: Sequence[str]) -> int:
     """The index of a class given by name or by index."""
     known = {str(i): i for i in range(len(names))} | {name: i for i, name in enumerate(names)}
     if str(value) not in known:
-        raise ValueError(f"unknown class {str(value)!r}")
+        raise InputError(f"unknown class {str(value)!r}; wanted one of {', '.join(names)}")
     return known[str(value)]
 
 
@@ -288,13 +293,13 @@ def headline(run: Run) -> str:
         f'<div class="tile"><b>{number(value)}</b><span>{_text(label)}</span></div>'
         for label, value in tiles
     )
-    lesions = len(set(run.predictions.lesion_ids)) if run.predictions else "unknown"
+    lesions = set(run.predictions.lesion_ids) if run.predictions else {""}
     facts = {
         "model": run.setting("model") or "unknown",
-        "data": run.setting("data") or run.setting("dataset") or "unknown",
+        "data": run.data_name or "unknown",
         "split": evaluation.get("split", "test"),
         "images": metrics["n"],
-        "lesions": lesions,
+        "lesions": "unknown" if "" in lesions else len(lesions),
         "checkpoint": f"{evaluation.get('checkpoint', '?')}, step {evaluation.get('step', '?')}",
     }
     absent = metrics.get("absent_classes") or []

@@ -132,6 +132,7 @@ def read(folder):
 def test_numbers_of_the_run_are_in_the_page(tmp_path):
     page = read(make_run(tmp_path / "run"))
     # Each of 7 classes has 4 examples, 3 of them right, and one of the class before it wrong.
+    assert "irv2_sa on ham10000, test split" in page.text
     assert "0.750balanced accuracy" in page.text
     assert "0.750accuracy" in page.text
     mel = page.row("mel")
@@ -212,8 +213,12 @@ def test_absent_classes_and_long_odd_names(tmp_path):
     assert "No published numbers are known" in page.text
 
 
-def test_a_model_without_attention_shows_its_images(tmp_path):
-    page = read(make_run(tmp_path / "run", maps=()))
+def test_a_model_without_attention_or_lesion_ids_shows_its_images(tmp_path):
+    folder = make_run(tmp_path / "run", maps=())
+    path = folder / "evaluation" / "test_predictions.csv"
+    path.write_text(path.read_text().replace(",L3,", ",,"))
+    page = read(folder)
+    assert page.row("lesions") == ["unknown"]  # as not every image names its lesion
     assert "This model has no attention map" in page.text
     assert len(page.images) == 3 + 3
 
