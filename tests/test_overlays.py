@@ -57,7 +57,7 @@ def test_overlay_is_half_jet_and_half_image():
     np.testing.assert_array_equal(drawn[2, 1], np.rint([(127 + 100) / 2, 50, 50]))
     np.testing.assert_array_equal(drawn[0, 0], np.rint([50, 50, (127 + 100) / 2]))
     assert (drawn == drawn[0, 0]).all(axis=2).sum() == 23
-    np.testing.assert_array_equal(overlays.overlay(image, maps, alpha=0), image)
+    np.testing.assert_array_equal(overlays.overlay(image, maps, alpha=0.0), image)
 
 
 @pytest.mark.parametrize(
