@@ -10,7 +10,7 @@ OUT/report.json.
 
 from pathlib import Path
 
-from absl import flags
+from absl import flags, logging
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -24,7 +24,7 @@ _SIZE = flags.DEFINE_integer(
     "size", None, "Shrink the shorter side to this many pixels; default: keep the original bytes."
 )
 _SKIP_BAD = flags.DEFINE_bool(
-    "skip_bad", False, "Leave out images that are missing, unlabelled or broken; list them."
+    "skip-bad", False, "Leave out images that are missing, unlabelled or broken; list them."
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a data set that OUT holds.")
 
@@ -32,6 +32,7 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a data set that OUT 
 def main(argv: list[str]) -> None:
     """Reads the folder, writes the data set, prints the report."""
     del argv
+    logging.set_verbosity(logging.WARNING)  # TFDS logs each folder that it opens
     inventory = ham10000.read(Path(_SOURCE.value))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
@@ -47,7 +48,7 @@ def main(argv: list[str]) -> None:
 
 
 def _print(report: dict) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     table = Table("class", "images", title=f"{report['name']} ({report['layout']} layout)")
     for name, count in report["classes"].items():
         table.add_row(name, str(count))

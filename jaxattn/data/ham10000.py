@@ -41,7 +41,7 @@ CONFIRM_TYPES = {
 _METADATA = r"ham10000_metadata(\.csv)?"
 _TRUTH = "isic2018_task3_training_groundtruth"
 _GROUPS = "isic2018_task3_training_lesiongroupings"
-_IMAGE_FOLDERS = r"ham10000_images_part_?[12]|isic2018_task3_training_input"
+_IMAGE_FOLDERS = r"ham10000_images(_part_?[12])?|isic2018_task3_training_input"
 _MASK_FOLDER = "ham10000_segmentations_lesion_tschandl"
 _UNKNOWN = ("", "unknown")
 
@@ -66,16 +66,15 @@ def read(source: Path) -> Inventory:
     if not source.is_dir():
         raise InputError(f"source {source} is no folder, wanted one that holds HAM10000")
     layout, rows, problems, notes = _read_tables(source)
-    folders = _entries(source, _IMAGE_FOLDERS, Path.is_dir)
-    if not folders:
+    images = find_files(_files(source, _IMAGE_FOLDERS), (".jpg", ".jpeg"))
+    masks = find_files(_files(source, _MASK_FOLDER), ("_segmentation.png",))
+    if not images.paths:
         zipped = sorted(path.name for path in source.glob("*.zip"))
         hint = f"; unpack {', '.join(zipped)} first" if zipped else ""
         raise InputError(
-            f"{source} holds no image folder, wanted HAM10000_images_part_1 and "
-            f"HAM10000_images_part_2, or ISIC2018_Task3_Training_Input{hint}"
+            f"{source} holds no images, wanted them in HAM10000_images_part_1 and "
+            f"HAM10000_images_part_2, in ISIC2018_Task3_Training_Input or beside the table{hint}"
         )
-    images = find_files(folders, (".jpg", ".jpeg"))
-    masks = find_files(_entries(source, _MASK_FOLDER, Path.is_dir), ("_segmentation.png",))
     joined = _join(rows, images, masks, problems, notes)
     return Inventory(
         name="ham10000",
@@ -220,6 +219,12 @@ def _entries(folder: Path, pattern: str, wanted: Callable[[Path], bool]) -> list
         for path in sorted(folder.iterdir())
         if re.fullmatch(pattern, path.name, re.IGNORECASE) and wanted(path)
     ]
+
+
+def _files(source: Path, folders: str) -> list[Path]:
+    """Everything in the folders of that name, at any depth, and what lies at the top."""
+    below = [path for at in _entries(source, folders, Path.is_dir) for path in at.rglob("*")]
+    return [path for path in [*source.iterdir(), *below] if path.is_file()]
 
 
 def _table(source: Path, stem: str) -> Path | None:

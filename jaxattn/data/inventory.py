@@ -67,32 +67,31 @@ class Files:
     conflicts: Mapping[str, str]
 
 
-def find_files(folders: Iterable[Path], endings: Sequence[str]) -> Files:
-    """Finds files in folders and their subfolders.
+def find_files(paths: Iterable[Path], endings: Sequence[str]) -> Files:
+    """Sorts the files of one kind by image_id.
 
     Unpacking the public archives leaves the same file in several places (a folder inside itself, a
     folder in two spellings): identical copies count once, different ones conflict.
 
     Args:
-        folders: Where to look.
+        paths: All that was found in the folders looked at.
         endings: Ends of the names looked for, lower case; a name without it is the image_id.
 
     Returns:
         The files.
     """
     found = collections.defaultdict(list)
-    for folder in folders:
-        for path in sorted(folder.rglob("*")):
-            ending = next((end for end in endings if path.name.lower().endswith(end)), None)
-            # "._x.jpg" and "__MACOSX/" are what macOS puts into archives beside the files.
-            if ending and path.name[0] != "." and "__MACOSX" not in path.parts:
-                found[path.name[: -len(ending)]].append(path)
-    paths, copies, conflicts = {}, {}, {}
+    for path in sorted(paths):
+        ending = next((end for end in endings if path.name.lower().endswith(end)), None)
+        # "._x.jpg" and "__MACOSX/" are what macOS puts into archives beside the files.
+        if ending and path.name[0] != "." and "__MACOSX" not in path.parts:
+            found[path.name[: -len(ending)]].append(path)
+    first_of, copies, conflicts = {}, {}, {}
     for name, (first, *others) in found.items():
-        paths[name] = first
+        first_of[name] = first
         for other in others:
             if filecmp.cmp(first, other, shallow=False):
                 copies[str(other)] = f"same content as {first}"
             else:
                 conflicts[name] = f"{first} and {other} differ"
-    return Files(paths, copies, conflicts)
+    return Files(first_of, copies, conflicts)

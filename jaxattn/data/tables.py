@@ -55,7 +55,7 @@ class Line:
             raise self.error(field, wanted + near if "mean" in near else wanted)
         return self.fields[field]
 
-    def number(self, field: str, low: float, high: float) -> float:
+    def number(self, field: str, low: int, high: int) -> float:
         """Returns a field that must be a number in ``[low, high]``.
 
         Raises:
@@ -66,7 +66,7 @@ class Line:
         except ValueError:
             value = math.nan
         if not low <= value <= high:
-            raise self.error(field, f"a number from {low:g} to {high:g}")
+            raise self.error(field, f"a number from {low} to {high}")
         return value
 
 

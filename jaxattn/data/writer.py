@@ -14,7 +14,7 @@ import json
 import math
 import os
 import shutil
-import tempfile
+import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -97,6 +97,7 @@ def prepare(
     """
     if size is not None and size < 1:
         raise InputError(f"size: given {size}, wanted at least 1 pixel")
+    out = out.resolve()
     _check_out(out, overwrite)
     refused = out.with_name(f"{out.name}.{REPORT}")
     report = {
@@ -118,14 +119,7 @@ def prepare(
             raise InputError(f"{inventory.source} holds no usable image, wanted at least one")
         report |= _verify(inventory, folder, written, track)
         _write_json(folder / REPORT, report)
-        if out.exists():
-            # Two renames: the old data set goes only once the new one has its place.
-            old = folder.with_name(folder.name + ".old")
-            out.rename(old)
-            folder.rename(out)
-            shutil.rmtree(old)
-        else:
-            folder.rename(out)
+        _move(folder, out)
     refused.unlink(missing_ok=True)
     return report
 
@@ -139,7 +133,7 @@ def _check_out(out: Path, overwrite: bool) -> None:
         raise InputError(f"out {out} holds other files, wanted a new folder")
     if not overwrite:
         raise InputError(
-            f"out {out} holds a data set already, wanted a new folder or leave to overwrite it"
+            f"out {out} holds a data set already, wanted a new folder, or --overwrite to replace it"
         )
 
 
@@ -155,26 +149,34 @@ def _refuse(inventory: Inventory, problems: Findings, report: Mapping, path: Pat
         more = ", ..." if len(found) > 3 else ""
         kinds.append(f"{len(found)} {kind.replace('_', ' ')}: {first}{more}")
     raise InputError(
-        f"{inventory.source} is not whole, wanted a usable file and one row for every image, or "
-        f"leave to skip what is bad; {'; '.join(kinds)}; all are named in {path}"
+        f"{inventory.source}: {'; '.join(kinds)}; wanted one row and a whole file for every image, "
+        f"or --skip-bad to leave these out; all are named in {path}"
     )
 
 
 @contextlib.contextmanager
 def _temporary_folder(out: Path) -> Iterator[Path]:
     _make_folder(out.parent)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.incomplete-", dir=out.parent))
-    folder.chmod(0o777 & ~_umask())  # mkdtemp keeps others out
+    folder = out.with_name(f".{out.name}.incomplete-{uuid.uuid4().hex[:8]}")
+    folder.mkdir()
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _move(folder: Path, out: Path) -> None:
+    """Gives a finished folder its name; a data set of that name goes only when this one is in."""
+    old = folder.with_name(folder.name + ".old")
+    if out.exists():
+        out.rename(old)
+    try:
+        folder.rename(out)
+    except BaseException:
+        if old.exists():
+            old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _make_folder(folder: Path) -> None:

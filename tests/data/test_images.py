@@ -1,0 +1,148 @@
+"""Encoding and decoding of images and masks, against PIL and against masks drawn by hand."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxattn.data import images
+from jaxattn.errors import InputError
+
+
+def decoded(data):
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+@pytest.fixture
+def disc(fake):
+    return fake.disc(3)
+
+
+def palette(disc):
+    """A palette file in which index 0 is white: half of the released masks' flavours."""
+    image = Image.fromarray(np.where(disc, 0, 1).astype(np.uint8), "P")
+    image.putpalette([255, 255, 255, 0, 0, 0])
+    return image
+
+
+FLAVOURS = {
+    "one bit": Image.fromarray,
+    "grey": lambda disc: Image.fromarray(np.where(disc, 255, 0).astype(np.uint8)),
+    "palette, index 0 is white": palette,
+    "colour": lambda disc: Image.fromarray(np.where(disc, 255, 0).astype(np.uint8)).convert("RGB"),
+    "with alpha": lambda disc: Image.fromarray(np.where(disc, 255, 0).astype(np.uint8)).convert(
+        "RGBA"
+    ),
+    "16 bits": lambda disc: Image.fromarray(np.where(disc, 65535, 0).astype(np.uint16)),
+    "soft edge": lambda disc: Image.fromarray(np.where(disc, 140, 110).astype(np.uint8)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated")
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_masks_of_every_flavour_become_0_and_255(tmp_path, disc, flavour):
+    path = tmp_path / "mask.png"
+    FLAVOURS[flavour](disc).save(path)
+    data = images.encode_mask(path, tmp_path / "image.jpg", (60, 45), (60, 45))
+    with Image.open(io.BytesIO(data)) as stored:
+        assert (stored.format, stored.mode) == ("PNG", "L")
+    np.testing.assert_array_equal(decoded(data), np.where(disc, 255, 0))
+    np.testing.assert_array_equal(images.decode_mask(data, None), disc.astype(np.uint8))
+
+
+def test_masks_of_another_size_and_the_same_aspect_are_resized(tmp_path, disc):
+    path = tmp_path / "mask.png"
+    Image.fromarray(disc).resize((30, 23)).save(path)  # 22.5 rounded
+    data = images.encode_mask(path, tmp_path / "image.jpg", (60, 45), (60, 45))
+    assert decoded(data).shape == (45, 60)
+    assert np.mean((decoded(data) > 0) != disc) < 0.05
+
+
+def test_masks_of_another_aspect_are_refused_by_both_names(tmp_path, disc):
+    path = tmp_path / "mask.png"
+    Image.fromarray(disc.T).save(path)
+    with pytest.raises(InputError, match=r"mask\.png is 45x60 and its image .*i\.jpg is 60x45"):
+        images.encode_mask(path, tmp_path / "i.jpg", (60, 45), (60, 45))
+
+
+def test_masks_of_0_and_1_are_refused_rather_than_read_as_empty(tmp_path, disc):
+    path = tmp_path / "mask.png"
+    Image.fromarray(disc.astype(np.uint8)).save(path)
+    with pytest.raises(InputError, match=r"mask\.png: the brightest pixel is 1 of 255, wanted"):
+        images.encode_mask(path, tmp_path / "i.jpg", (60, 45), (60, 45))
+
+
+@pytest.mark.parametrize("content", [b"", b"text", "half"])
+def test_damaged_files_are_named(tmp_path, fake, disc, content):
+    image, mask = tmp_path / "i.jpg", tmp_path / "m.png"
+    Image.fromarray(disc).save(mask)
+    whole = {image: fake.jpeg(0), mask: mask.read_bytes()}
+    for path, data in whole.items():
+        path.write_bytes(data[: len(data) // 2] if content == "half" else content)
+    with pytest.raises(InputError, match=r"i\.jpg: cannot be decoded .*, wanted a whole JPEG"):
+        images.encode_image(image, None)
+    with pytest.raises(InputError, match=r"i\.jpg: cannot be decoded .*, wanted a whole JPEG"):
+        images.encode_image(image, 10)
+    with pytest.raises(InputError, match=r"m\.png: cannot be decoded .*, wanted a whole PNG"):
+        images.encode_mask(mask, image, (60, 45), (60, 45))
+
+
+def test_other_formats_in_a_jpg_file_are_refused(tmp_path, disc):
+    path = tmp_path / "i.jpg"
+    Image.fromarray(disc).save(path, "PNG")
+    with pytest.raises(InputError, match="wanted a whole JPEG"):
+        images.encode_image(path, None)
+
+
+def test_the_size_of_the_originals(tmp_path, fake):
+    path = tmp_path / "i.jpg"
+    path.write_bytes(fake.jpeg(1, 600, 450))
+    assert images.encode_image(path, None) == (path.read_bytes(), (600, 450), (600, 450))
+    for size in (450, 1000):  # never enlarged, and not encoded a second time
+        assert images.encode_image(path, size)[0] == path.read_bytes()
+    data, given, stored = images.encode_image(path, 90)
+    assert (given, stored) == ((600, 450), (120, 90))
+    with Image.open(path) as image:
+        reference = np.asarray(image.resize((120, 90), Image.Resampling.LANCZOS), np.float32)
+    assert decoded(data).shape == (90, 120, 3)
+    assert np.abs(decoded(data) - reference).mean() < 2
+
+
+def test_shrinking_does_not_alias(tmp_path):
+    # A checkerboard of single pixels is grey from afar; nearest or plain bilinear would alternate.
+    board = np.indices((480, 640)).sum(0) % 2 * 255
+    path = tmp_path / "i.jpg"
+    Image.fromarray(board.astype(np.uint8)).convert("RGB").save(path, quality=100, subsampling=0)
+    small = decoded(images.encode_image(path, 50)[0]).astype(float)
+    assert np.abs(small - 127.5).max() < 8
+
+
+def test_decoding_squashes_to_height_and_width(fake):
+    data = fake.jpeg(2, 600, 450)
+    native = images.decode_image(data, None)
+    np.testing.assert_array_equal(native, decoded(data))
+    small = images.decode_image(data, (40, 100))
+    assert (small.shape, small.dtype) == ((40, 100, 3), np.uint8)
+    reference = Image.fromarray(native).resize((100, 40), Image.Resampling.BILINEAR)
+    assert np.abs(small.astype(float) - np.asarray(reference)).mean() < 2
+
+
+def test_grey_images_decode_to_three_channels(fake):
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(fake.jpeg(2))).convert("L").save(buffer, "JPEG")
+    grey = decoded(buffer.getvalue())
+    np.testing.assert_array_equal(
+        images.decode_image(buffer.getvalue(), None), np.stack([grey] * 3, -1)
+    )
+
+
+def test_decoded_masks_stay_binary(tmp_path, fake):
+    disc = fake.disc(5, 600, 450)
+    path = tmp_path / "mask.png"
+    Image.fromarray(disc).save(path)
+    data = images.encode_mask(path, path, (600, 450), (120, 90))
+    mask = images.decode_mask(data, (20, 50))
+    assert (mask.shape, mask.dtype) == ((20, 50), np.uint8)
+    assert set(np.unique(mask)) == {0, 1}
+    assert mask.mean() == pytest.approx(disc.mean(), abs=0.02)
