@@ -1,7 +1,7 @@
 """Reads a prepared data set: a folder of TFDS records in ArrayRecord files, and their index."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -89,6 +89,9 @@ class Records(Sequence[Example]):
         index = range(len(self))[index]  # raises IndexError, counts negative ones from the end
         try:
             record = self._open()[index]
+            # ArrayRecord reads an empty record, without a word, where a file is cut short.
+            if record["image_id"] != self._image_ids[index].encode():
+                raise ValueError(f"the record is that of {record['image_id']}")
             example: Example = {"image": images.decode_image(record["image"], self._size)}
             if record["has_mask"]:
                 example["mask"] = images.decode_mask(record["mask"], self._size)
@@ -99,15 +102,15 @@ class Records(Sequence[Example]):
             ) from error
         return example
 
-    def _open(self) -> Sequence[Mapping[str, Any]]:
+    def _open(self) -> Sequence[Any]:
         # A forked child inherits the parent's reader without the threads that serve it.
         if self._source is None or self._source[0] != os.getpid():
             self._source = os.getpid(), open_records(self._folder)
         return self._source[1]
 
 
-def open_records(folder: Path) -> Sequence[Mapping[str, Any]]:
-    """Returns the records of a prepared folder with image and mask still encoded."""
+def open_records(folder: Path) -> Sequence[Any]:
+    """Returns the records of a prepared folder: dicts with image and mask still encoded."""
     skip = tfds.decode.SkipDecoding()
     return _builder(folder).as_data_source(split=SPLIT, decoders={"image": skip, "mask": skip})
 

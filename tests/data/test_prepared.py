@@ -139,6 +139,18 @@ def test_damaged_records_are_named(out):
         unopened(records)[2]
 
 
+def test_an_index_in_another_order_is_found(out):
+    index = out / "index.csv"
+    header, *rows = index.read_text().splitlines()
+    records = prepared.load(out).records
+    index.write_text("\n".join([header, rows[1], rows[0], *rows[2:]]))
+    table = prepared.load(out).table
+    swapped = prepared.Records(out, table["image_id"], None)
+    np.testing.assert_array_equal(swapped[2]["image"], records[2]["image"])
+    with pytest.raises(InputError, match=r"image ISIC_0000003, .* that of b'ISIC_0000002'"):
+        swapped[0]
+
+
 def test_images_that_do_not_decode_are_named(out, monkeypatch):
     records = prepared.load(out).records
     whole = prepared.open_records(out)[1]
