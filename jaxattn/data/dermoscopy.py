@@ -88,10 +88,10 @@ def render(
     u, v = _pose(lesion, view, x, y)
     plane = _outline(lesion, u, v, appearance)
     # Channels come first up to the end: each of them is then one block of memory.
-    image = _skin(lesion, u, v) * np.exp(-_pigment(lesion, plane, appearance))
-    image *= np.exp(-_hair(view, x, y) - _ruler(view, x, y))
-    image *= _light(view, x, y)
-    image += view.normal(0, 0.012, image.shape).astype(np.float32)
+    skin = _skin(lesion, u, v)
+    density = _pigment(lesion, plane, appearance) + _hair(view, x, y) + _ruler(view, x, y)
+    image = _light(view, x, y) * skin * np.exp(-density)
+    image += 0.016 * view.standard_normal(image.shape, np.float32)
     pixels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
     return np.ascontiguousarray(pixels), (plane.rho <= 1).astype(np.uint8)
 
@@ -101,8 +101,8 @@ def render(
 
 def pigment_network(rng: np.random.Generator, plane: LesionPlane) -> Plane:
     """Regular pigment network: a brown honeycomb that thins out towards the border."""
-    thinning = 1 - _smoothstep(0.55, 1.05, plane.rho)
-    return _honeycomb(rng, plane, spacing=rng.uniform(0.3, 0.38)) * (0.3 + 0.7 * thinning)
+    thinning = _smoothstep(0.5, 1.1, plane.rho)
+    return _honeycomb(rng, plane, spacing=rng.uniform(0.29, 0.37)) * (1 - 0.6 * thinning)
 
 
 def streaks_and_blotches(rng: np.random.Generator, plane: LesionPlane) -> Plane:
@@ -117,11 +117,11 @@ def streaks_and_blotches(rng: np.random.Generator, plane: LesionPlane) -> Plane:
 
 def cysts_and_openings(rng: np.random.Generator, plane: LesionPlane) -> Plane:
     """Milia-like cysts, which are bright dots, and comedo-like openings, which are dark ones."""
-    dots = _scatter(rng, spacing=0.36, jitter=0.25)
-    dots = rng.permutation(dots[np.hypot(*dots.T) < 0.85])
-    cysts, openings, _ = np.split(dots, (rng.integers(6, 9), rng.integers(10, 13)))
-    bright = 1 - _smoothstep(0.07, 0.14, _distance(plane, cysts))
-    dark = 1 - _smoothstep(0.07, 0.14, _distance(plane, openings))
+    dots = rng.permutation(_scatter(rng, spacing=0.36, jitter=0.25, extent=0.85))
+    radii = rng.uniform(0.08, 0.13, len(dots))
+    cysts, openings = slice(rng.integers(6, 9)), slice(9, rng.integers(11, 14))
+    bright = 1 - _smoothstep(0.5, 1.2, _distance(plane, dots[cysts], radii[cysts]))
+    dark = 1 - _smoothstep(0.5, 1.2, _distance(plane, dots[openings], radii[openings]))
     return dark - 1.3 * bright
 
 
@@ -132,43 +132,45 @@ def arborising_vessels(rng: np.random.Generator, plane: LesionPlane) -> Plane:
     for stem in range(2):
         root = start + stem * math.pi + rng.normal(0, 0.3)
         heading = root + math.pi + rng.normal(0, 0.2)
-        twigs = [(0.95 * math.cos(root), 0.95 * math.sin(root), heading, 0.085)]
+        twigs = [(0.95 * math.cos(root), 0.95 * math.sin(root), heading, 0.11)]
         for length in (0.5, 0.42, 0.36, 0.3):
             ends = []
             for u0, v0, angle, width in twigs:
                 u1, v1 = u0 + length * math.cos(angle), v0 + length * math.sin(angle)
-                nearness = 1 - _segment_distance(plane, u0, v0, u1, v1) / (1.5 * width)
+                nearness = 1 - _segment_distance(plane, u0, v0, u1, v1) / width
                 np.maximum(field, nearness, out=field)
                 for turn in (-1, 1):
                     bent = angle + turn * rng.uniform(0.25, 0.7)
-                    ends.append((u1, v1, bent, width * 0.85))
+                    ends.append((u1, v1, bent, width * 0.83))
             twigs = ends
     return _smoothstep(0.0, 0.7, field)
 
 
 def strawberry_pattern(rng: np.random.Generator, plane: LesionPlane) -> Plane:
     """Strawberry pattern, follicles that are bright dots in dark rings, under patches of scale."""
-    distance = _distance(plane, _scatter(rng, spacing=0.5, jitter=0.12))
-    ring = 1 - _smoothstep(0.05, 0.1, np.abs(distance - 0.16))
-    follicle = 1 - _smoothstep(0.04, 0.12, distance)
-    scale = _smoothstep(0.9, 1.4, _noise(rng, plane.u, plane.v, 0.6))
-    return ring - 0.8 * follicle - 0.8 * scale
+    follicles = _scatter(rng, spacing=0.46, jitter=0.17)
+    distance = _distance(plane, follicles, rng.uniform(0.13, 0.19, len(follicles)))
+    ring = 1 - _smoothstep(0.25, 0.7, np.abs(distance - 1))
+    opening = 1 - _smoothstep(0.2, 0.7, distance)
+    scale = _smoothstep(0.8, 1.6, _noise(rng, plane.u, plane.v, 0.7))
+    return ring - 0.8 * opening - 0.8 * scale
 
 
 def central_white_patch(rng: np.random.Generator, plane: LesionPlane) -> Plane:
     """Central scar-like white patch, in a faint network that reaches the periphery."""
-    frayed = plane.rho + 0.07 * _noise(rng, plane.u, plane.v, 0.5)
-    extent = rng.uniform(0.38, 0.5)
-    around = _smoothstep(extent - 0.08, extent + 0.12, frayed)
+    u, v = plane.u - rng.normal(0, 0.06), plane.v - rng.normal(0, 0.06)
+    frayed = np.sqrt(u * u + v * v) + 0.06 * _noise(rng, u, v, 0.8)
+    extent = rng.uniform(0.4, 0.52)
+    around = _smoothstep(extent - 0.14, extent + 0.1, frayed)
     network = _honeycomb(rng, plane, spacing=rng.uniform(0.24, 0.3))
-    return around * (1 + 0.35 * network)
+    return around * (1 + 0.3 * network)
 
 
 def lacunae(rng: np.random.Generator, plane: LesionPlane) -> Plane:
     """Lacunae: round, well-demarcated blood-filled lakes, separated by pale septa."""
-    centres = _scatter(rng, spacing=rng.uniform(0.46, 0.56), jitter=0.14)
-    radii = rng.uniform(0.17, 0.27, len(centres))
-    return 1 - _smoothstep(0.85, 1.15, _distance(plane, centres, radii))
+    centres = _scatter(rng, spacing=rng.uniform(0.46, 0.56), jitter=0.16)
+    radii = rng.uniform(0.16, 0.27, len(centres))
+    return 1 - _smoothstep(0.7, 1.2, _distance(plane, centres, radii))
 
 
 #: The classes of HAM10000, alphabetically.
@@ -177,7 +179,7 @@ APPEARANCES: Mapping[str, Appearance] = {
     "bcc": Appearance(arborising_vessels, softness=0.08, irregularity=0.08),
     "bkl": Appearance(cysts_and_openings, softness=0.02, irregularity=0.07),
     "df": Appearance(central_white_patch, softness=0.1, irregularity=0.05),
-    "mel": Appearance(streaks_and_blotches, softness=0.03, irregularity=0.2, pseudopods=0.35),
+    "mel": Appearance(streaks_and_blotches, softness=0.05, irregularity=0.16, pseudopods=0.15),
     "nv": Appearance(pigment_network, softness=0.06, irregularity=0.03),
     "vasc": Appearance(lacunae, softness=0.04, irregularity=0.05),
 }
@@ -201,25 +203,24 @@ def _pose(
     return u * math.exp(-elongation), v * (mirror * math.exp(elongation))
 
 
-def _outline(
-    rng: np.random.Generator, u: Plane, v: Plane, appearance: Appearance
-) -> LesionPlane:
+def _outline(rng: np.random.Generator, u: Plane, v: Plane, appearance: Appearance) -> LesionPlane:
     """Polar coordinates about the lesion, whose border encloses the same area in all classes."""
     harmonics = np.arange(2, 8)
     amplitudes = rng.normal(0, appearance.irregularity, len(harmonics)) / np.sqrt(harmonics)
     phases = rng.uniform(0, 2 * math.pi, len(harmonics))
     fingers, phase = rng.integers(9, 14), rng.uniform(0, 2 * math.pi)
-    sector_state = rng.integers(2**32)
-
+    # No two parts of a lesion grow alike: its whole plane is a little distorted.
+    u, v = u + 0.04 * _noise(rng, u, v, 0.9), v + 0.04 * _noise(rng, u, v, 0.9)
     angles = np.linspace(-math.pi, math.pi, 512)
     border = 1 + np.cos(np.outer(angles, harmonics) + phases) @ amplitudes
-    sector = _sector(np.random.default_rng(sector_state), angles)
-    border += appearance.pseudopods * sector * np.cos(fingers * angles / 2 + phase) ** 6
+    border += (
+        appearance.pseudopods * _sector(rng, angles) * np.cos(fingers * angles / 2 + phase) ** 4
+    )
     border = np.maximum(border, 0.4)
     border /= math.sqrt(np.mean(border**2))
 
     theta = np.arctan2(v, u)
-    rho = np.hypot(u, v) / np.interp(theta, angles, border).astype(np.float32)
+    rho = np.sqrt(u * u + v * v) / np.interp(theta, angles, border).astype(np.float32)
     return LesionPlane(u, v, theta, rho)
 
 
@@ -236,15 +237,17 @@ def _pigment(
 ) -> Float[np.ndarray, "3 S S"]:
     """Optical density of the lesion over the skin, per colour channel."""
     # The ground and the structures differ in hue, each a mixture of the chromophores.
-    ground, relief = rng.dirichlet((2.5, 1.0, 0.7), 2).astype(np.float32) @ _CHROMOPHORES
-    amount, contrast = rng.uniform(0.6, 1.0), rng.uniform(0.32, 0.48)
-    structure = appearance.pattern(rng, plane)
-    mottling = _noise(rng, plane.u, plane.v, 1.0)
+    ground, relief = rng.dirichlet((2.0, 0.8, 0.8), 2).astype(np.float32) @ _CHROMOPHORES
+    amount, contrast = rng.uniform(0.65, 1.1), rng.uniform(0.18, 0.4)
     inside = plane.rho <= 1
-    structure = _standardise(structure, inside) + 0.35 * mottling
+    structure = _standardise(appearance.pattern(rng, plane), inside)
+    mottling = _noise(rng, plane.u, plane.v, 1.2)
+    structure = structure * (1 + 0.25 * mottling) + 0.5 * _noise(rng, plane.u, plane.v, 0.9)
+    structure += rng.normal(0, 0.5) * plane.rho  # pigment may gather in the middle or outside
     # The same mean and deviation in all classes, whatever the structure.
-    structure = np.clip(_standardise(structure, inside), -2.5, 2.5)
-    density = amount * ground[:, None, None] + contrast * relief[:, None, None] * structure
+    structure = contrast * np.clip(_standardise(structure, inside), -2.5, 2.5)
+    lighter, darker = amount + np.minimum(structure, 0), np.maximum(structure, 0)
+    density = ground[:, None, None] * lighter + relief[:, None, None] * darker
     edge = 1 / (1 + np.exp(np.clip((plane.rho - 1) * (3 / appearance.softness), -30, 30)))
     return np.maximum(density, -0.1) * edge
 
@@ -260,9 +263,9 @@ def _standardise(values: Plane, inside: np.ndarray) -> Plane:
 
 def _light(rng: np.random.Generator, x: Plane, y: Plane) -> Float[np.ndarray, "3 S S"]:
     """Exposure, colour cast, slope of the light, and vignette."""
-    gain = np.exp(rng.normal(0, 0.1) + rng.normal(0, 0.05, 3)).astype(np.float32)
+    gain = np.exp(rng.normal(0, 0.1) + rng.normal(0, 0.035, 3)).astype(np.float32)
     slope_x, slope_y = rng.normal(0, 0.06, 2).tolist()
-    radius = np.hypot(x, y)
+    radius = np.sqrt(x * x + y * y)
     falloff = rng.uniform(0, 0.15) * radius**2
     aperture = rng.uniform(1.02, 1.25) if rng.random() < 0.3 else 2.0  # the tube's dark rim
     rim = 1 - 0.9 * _smoothstep(aperture - 0.06, aperture + 0.06, radius)
@@ -271,12 +274,12 @@ def _light(rng: np.random.Generator, x: Plane, y: Plane) -> Float[np.ndarray, "3
 
 def _hair(rng: np.random.Generator, x: Plane, y: Plane) -> Float[np.ndarray, "3 S S"]:
     """Optical density of hairs, each an arc across the image."""
-    count = rng.integers(1, 8) if rng.random() < 0.5 else 0
+    count = rng.integers(1, 7) if rng.random() < 0.5 else 0
     covered = np.zeros_like(x)
     for _ in range(count):
         angle, offset = rng.uniform(0, 2 * math.pi), rng.uniform(-0.9, 0.9)
         bend, start = rng.normal(0, 0.25), rng.uniform(-1.4, 0.3)
-        half_width, darkness = rng.uniform(0.012, 0.022), rng.uniform(0.5, 1)
+        half_width, darkness = rng.uniform(0.01, 0.02), rng.uniform(0.3, 1)
         along = x * math.cos(angle) + y * math.sin(angle)
         across = y * math.cos(angle) - x * math.sin(angle) - offset
         distance = np.abs(across - bend * along**2) / np.sqrt(1 + (2 * bend * along) ** 2)
@@ -307,7 +310,7 @@ def _smoothstep(low: float, high: float, values: np.ndarray) -> np.ndarray:
 
 def _noise(rng: np.random.Generator, u: Plane, v: Plane, wavelength: float) -> Plane:
     """Smooth noise of zero mean and unit variance: a sum of plane waves in random directions."""
-    waves = 8
+    waves = 5
     direction = rng.uniform(0, 2 * math.pi, waves)
     wavenumber = 2 * math.pi / wavelength * rng.uniform(0.6, 1.4, waves)
     phase = rng.uniform(0, 2 * math.pi, waves)
@@ -318,21 +321,19 @@ def _noise(rng: np.random.Generator, u: Plane, v: Plane, wavelength: float) -> P
 
 
 def _honeycomb(rng: np.random.Generator, plane: LesionPlane, spacing: float) -> Plane:
-    """A slightly distorted honeycomb: 1 on its cords, 0 in its holes, which lie `spacing` apart."""
-    u = plane.u + 0.12 * spacing * _noise(rng, plane.u, plane.v, 4 * spacing)
-    v = plane.v + 0.12 * spacing * _noise(rng, plane.u, plane.v, 4 * spacing)
-    turn, wavenumber = rng.uniform(0, 2 * math.pi), 4 * math.pi / (math.sqrt(3) * spacing)
+    """A honeycomb: 1 on its cords, 0 in its holes, which lie `spacing` apart."""
+    turn, k = rng.uniform(0, 2 * math.pi), 4 * math.pi / (math.sqrt(3) * spacing)
     # Three plane waves, 120 degrees apart: 3 at the holes' centres, below -1 on the cords.
-    total = np.zeros_like(u)
+    total = np.zeros_like(plane.u)
     for angle in (turn, turn + 2 * math.pi / 3, turn + 4 * math.pi / 3):
-        total += np.cos(wavenumber * (u * math.cos(angle) + v * math.sin(angle)))
-    return 1 - _smoothstep(-1.1, 0.6, total)
+        total += np.cos(plane.u * (k * math.cos(angle)) + plane.v * (k * math.sin(angle)))
+    return 1 - _smoothstep(-1.2, 0.4, total)
 
 
 def _scatter(
-    rng: np.random.Generator, spacing: float, jitter: float
+    rng: np.random.Generator, spacing: float, jitter: float, extent: float = 1.05
 ) -> Float[np.ndarray, "N 2"]:
-    """Points about `spacing` apart over the lesion, each moved by up to `jitter` of it."""
+    """Points about `spacing` apart up to `extent`, each moved by up to `jitter` of it."""
     steps = np.arange(-4, 5) * spacing
     rows, columns = np.meshgrid(steps * math.sqrt(0.75), steps, indexing="ij")
     columns = columns + spacing / 2 * (np.arange(-4, 5) % 2)[:, None]
@@ -341,7 +342,7 @@ def _scatter(
     angle = rng.uniform(0, 2 * math.pi)
     cos, sin = math.cos(angle), math.sin(angle)
     points = (points + rng.uniform(-0.5, 0.5, 2) * spacing) @ np.array([(cos, sin), (-sin, cos)])
-    return points[np.hypot(*points.T) < 1.05]
+    return points[np.hypot(*points.T) < extent]
 
 
 def _distance(
@@ -362,7 +363,8 @@ def _segment_distance(plane: LesionPlane, u0: float, v0: float, u1: float, v1: f
     du, dv = u1 - u0, v1 - v0
     u, v = plane.u - u0, plane.v - v0
     share = np.clip((u * du + v * dv) / (du * du + dv * dv), 0, 1)
-    return np.hypot(u - share * du, v - share * dv)
+    u, v = u - share * du, v - share * dv
+    return np.sqrt(u * u + v * v)
 
 
 def _sector(rng: np.random.Generator, theta: np.ndarray) -> np.ndarray:
