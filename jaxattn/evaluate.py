@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from jaxattn import experiment, metrics, published, report, runs
+from jaxattn import experiment, metrics, overlays, published, report, runs
 from jaxattn.data import splits
 from jaxattn.data.dataset import Dataset
 from jaxattn.errors import InputError, run_main, suggestion
@@ -60,7 +60,7 @@ def evaluate(
         "device": runs.device(),
         "versions": runs.versions(),
     }
-    chosen = report.select_cases(labels, probabilities)
+    chosen = overlays.select_cases(labels, probabilities)
     chosen_maps = {name: values[chosen] for name, values in maps.items()}
     if jax.process_index() == 0:
         path = folder / FOLDER / part

@@ -11,21 +11,21 @@ import dataclasses
 import html
 import io
 import json
-import sys
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 import sklearn.metrics
-from absl import app, flags
+from absl import flags
 from matplotlib.figure import Figure
 from PIL import Image
 
 from jaxattn import overlays
-from jaxattn.errors import InputError
+from jaxattn.config import flatten
+from jaxattn.errors import InputError, run_main
 from jaxattn.metrics import MEASURES, number, paired_rows
 from jaxattn.published import DATTA2021
 
@@ -317,7 +317,7 @@ def settings(run: Run) -> str:
     versions = {"device": run.evaluation.get("device", "unknown")}
     versions |= run.evaluation.get("versions", {})
     return (
-        f"<h3>Configuration</h3>{_facts(_flat(run.config))}"
+        f"<h3>Configuration</h3>{_facts(flatten(run.config))}"
         f"<h3>Evaluated with</h3>{_facts(versions)}"
     )
 
@@ -601,16 +601,6 @@ def _facts(facts: Mapping[str, Any]) -> str:
     return f'<div class="facts"><table><tbody>{rows}</tbody></table></div>'
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
 def _missing(file: str, command: str) -> str:
     return (
         f'<p class="missing">Not shown: the run folder has no <code>{_text(file)}</code>. '
@@ -622,18 +612,12 @@ def _text(value: Any) -> str:
     return html.escape(str(value))
 
 
-def main(argv: Iterable[str]) -> None:
-    """Writes the report of the run folder ``--workdir`` and prints its path."""
-    surplus = list(argv)[1:]
-    if surplus:
-        raise app.UsageError(f"wanted only --workdir, not {' '.join(surplus)}")
-    try:
-        print(write(flags.FLAGS.workdir))
-    except InputError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+def main(argv: list[str]) -> None:
+    """The command line."""
+    del argv
+    print(f"report: {write(Path(flags.FLAGS.workdir))}")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "the run folder to report on", required=True)
-    app.run(main)
+    flags.DEFINE_string("workdir", None, "The run's folder.", required=True)
+    run_main(main)

@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import types
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -286,13 +285,11 @@ def test_the_command_line_prints_the_path(tmp_path):
     folder = make_run(tmp_path / "run")
     command = [sys.executable, "-m", "jaxattn.report", f"--workdir={folder}"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == f"{folder}/report.html"
+    assert done.stdout.strip() == f"report: {folder}/report.html"
 
 
-def test_the_command_line_shows_bad_input_in_one_sentence(tmp_path, monkeypatch, capsys):
-    given = types.SimpleNamespace(FLAGS=types.SimpleNamespace(workdir=str(tmp_path)))
-    monkeypatch.setattr(report, "flags", given)
-    with pytest.raises(SystemExit) as ended:
-        report.main(["report"])
-    assert ended.value.code == 2
-    assert capsys.readouterr().err.startswith(f"{tmp_path}/config.json does not exist")
+def test_the_command_line_shows_bad_input_in_one_sentence(tmp_path):
+    command = [sys.executable, "-m", "jaxattn.report", f"--workdir={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {tmp_path}/config.json does not exist")

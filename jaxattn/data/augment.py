@@ -55,7 +55,7 @@ class Augmentation:
             if not 0 <= getattr(self, field) <= 1:
                 raise InputError(f"augment.{field}: {getattr(self, field)} given, 0 to 1 wanted")
         if self.zoom == 1:
-            raise InputError("augment.zoom: 1 given, less than 1 wanted")
+            raise InputError(f"augment.zoom: {self.zoom} given, less than 1 wanted")
 
     @property
     def moves(self) -> bool:

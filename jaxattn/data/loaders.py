@@ -6,10 +6,12 @@ Both give the same batches in the same order from any step on, so nothing of a l
 import collections
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grain
 import jax
 import numpy as np
+from absl import flags
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -95,6 +97,8 @@ class Loader:
             )
         )
         if self._workers:
+            if not flags.FLAGS.is_parsed():  # Grain reads flags, which a notebook has not parsed
+                flags.FLAGS.mark_as_parsed()
             options = grain.MultiprocessingOptions(num_workers=self._workers)
             batches = batches.mp_prefetch(options)
         return iter(batches)
@@ -113,7 +117,7 @@ class _Examples:
     def __len__(self) -> int:
         return self._last * self._local
 
-    def __getitem__(self, slot: int) -> dict[str, np.ndarray]:
+    def __getitem__(self, slot: int) -> dict[str, Any]:
         step, place = divmod(slot, self._local)
         row = self._rows[step * self._size + self._offset + place]
         return {
@@ -138,7 +142,7 @@ def decode_all(dataset: Dataset, image_size: int) -> np.ndarray:
 def _room() -> float:
     device = jax.local_devices()[0]
     stats = device.memory_stats() if device.platform != "cpu" else None
-    return RESIDENT_SHARE * stats["bytes_limit"] if stats else RESIDENT_BYTES
+    return RESIDENT_SHARE * stats["bytes_limit"] if stats else float(RESIDENT_BYTES)
 
 
 def _ahead(batches: Iterator[Batch], count: int = 2) -> Iterator[Batch]:

@@ -71,7 +71,7 @@ def one_pass(
     """
     wanted = counts(labels, strategy, per_class)
     chosen = []
-    for label in np.flatnonzero(wanted):
+    for label in np.flatnonzero(wanted).tolist():
         members = np.flatnonzero(labels == label)
         # + 1: a SeedSequence takes a trailing 0 for nothing.
         members = members[shuffled(len(members), seed, index, label + 1)]

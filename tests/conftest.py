@@ -1,0 +1,111 @@
+"""Checks every shape annotation in every test, and makes data sets that tests share."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from jaxtyping import install_import_hook
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+install_import_hook("jaxattn", "beartype.beartype")
+
+import flax.linen as nn  # noqa: E402
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from ml_collections import ConfigDict  # noqa: E402
+
+from jaxattn.config import base  # noqa: E402
+from jaxattn.data.dataset import Dataset  # noqa: E402
+from jaxattn.models import registry  # noqa: E402
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """Runs that are stopped and resumed compile the same programs again and again."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+class Noise(Sequence):
+    """Records of random pixels, each a pure function of its row."""
+
+    def __init__(self, count: int, size: int):
+        self.count, self.size = count, size
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, row: int):
+        if not 0 <= row < self.count:
+            raise IndexError(row)
+        pixels = np.random.default_rng(row).integers(0, 256, (self.size, self.size, 3), np.uint8)
+        return {"image": pixels, "mask": (pixels[..., 0] > 128).astype(np.uint8)}
+
+
+@pytest.fixture
+def make_dataset():
+    """Makes a data set of noise from its labels and lesions."""
+
+    def make(labels, lesions=None, size: int = 8, names=("a", "b", "c")) -> Dataset:
+        labels = np.asarray(labels, np.int32)
+        count = len(labels)
+        lesions = np.arange(count) if lesions is None else lesions
+        unknown = np.full(count, "")
+        return Dataset(
+            name="noise",
+            class_names=tuple(names),
+            table={
+                "image_id": np.array([f"IMG_{i:05d}" for i in range(count)]),
+                "lesion_id": np.array([f"LES_{i}" for i in lesions]),
+                "label": labels,
+                "dx_type": unknown,
+                "age": np.full(count, np.nan, np.float32),
+                "sex": unknown,
+                "localization": unknown,
+                "has_mask": np.ones(count, bool),
+            },
+            records=Noise(count, size),
+        )
+
+    return make
+
+
+class Tiny(nn.Module):
+    """A small classifier with all that a training step has to carry: statistics, dropout, maps."""
+
+    num_classes: int
+    dtype: Any = jnp.float32
+    width: int = 8
+
+    @nn.compact
+    def __call__(self, images, *, train: bool):
+        x = nn.Conv(self.width, (3, 3), 2, dtype=self.dtype)(images)
+        x = nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)(x)
+        x = nn.Dropout(0.2, deterministic=not train)(nn.relu(x))
+        scores = nn.Conv(2, (1, 1), dtype=self.dtype)(x).astype(jnp.float32)
+        maps = nn.softmax(scores.reshape(len(x), -1, 2), axis=1).reshape(scores.shape)
+        pooled = jnp.einsum("bhwk,bhwc->bc", maps, x.astype(jnp.float32))
+        logits = nn.Dense(self.num_classes)(jnp.concatenate([pooled, x.mean((1, 2))], -1))
+        return logits, {"attention": maps.transpose(0, 3, 1, 2)}
+
+
+@pytest.fixture
+def tiny_config(monkeypatch):
+    """A run of the tiny classifier on embedded data: 4 epochs of 6 steps."""
+    monkeypatch.setitem(registry.MODELS, "tiny", registry.Model(Tiny, 32))
+    config = base()
+    config.model = ConfigDict({"name": "tiny", "width": 8})
+    config.dataset.image_size = 32
+    config.dataset.num_images = 210
+    config.augment.brightness = 0.1
+    config.batch_size = 16
+    config.steps_per_epoch = 6
+    config.epochs = 4
+    config.average_decay = 0.9
+    config.evaluation.batch_size = 16
+    config.log_every_steps = 4
+    config.checkpoint_every_steps = 4
+    config.loader.name = "resident"
+    return config

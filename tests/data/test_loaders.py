@@ -1,0 +1,93 @@
+import itertools
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from jaxattn import sharding
+from jaxattn.data.loaders import Loader, decode_all
+from jaxattn.data.plans import Plan
+from jaxattn.errors import InputError
+
+WAYS = [("resident", 0), ("grain", 0), ("grain", 2)]
+
+
+def loader(dataset, name, workers=0):
+    return Loader(dataset, 8, ConfigDict({"name": name, "workers": workers}), sharding.mesh())
+
+
+def content(made, batch):
+    """What a step sees: rows, labels and images."""
+    rows = np.asarray(batch["row"])
+    images = made.data["image"][rows] if made.data else batch["image"]
+    return rows, np.asarray(batch["label"]), np.asarray(images)
+
+
+@pytest.mark.parametrize(("name", "workers"), WAYS)
+def test_batches_are_the_plans_from_any_step_on(make_dataset, name, workers):
+    dataset = make_dataset(np.arange(30) % 3)
+    plan = Plan(np.arange(1, 25), dataset.labels[1:25], 8, seed=3, strategy="oversample")
+    made = loader(dataset, name, workers)
+    for first in (0, 2):
+        batches = list(made.training(plan, first, 5))
+        assert len(batches) == 5 - first
+        for step, batch in enumerate(batches, first):
+            rows, labels, images = content(made, batch)
+            np.testing.assert_array_equal(rows, plan.batch(step))
+            np.testing.assert_array_equal(labels, dataset.labels[rows])
+            expected = np.stack([dataset.records[row]["image"] for row in rows])
+            np.testing.assert_array_equal(images, expected)
+
+
+@pytest.mark.parametrize(("name", "workers"), WAYS[:2])
+def test_evaluation_is_all_rows_in_order(make_dataset, name, workers):
+    dataset = make_dataset(np.arange(30) % 3)
+    made, rows = loader(dataset, name, workers), np.array([3, 9, 4, 27, 11])
+    batches = list(made.evaluation(rows, 4))
+    assert [len(batch["row"]) for batch in batches] == [4, 4]
+    seen = np.concatenate([content(made, batch)[0] for batch in batches])
+    np.testing.assert_array_equal(seen, [3, 9, 4, 27, 11, 11, 11, 11])
+
+
+def test_resident_images_are_on_the_device_as_bytes(make_dataset):
+    dataset = make_dataset(np.arange(20) % 3)
+    images = loader(dataset, "resident").data["image"]
+    assert isinstance(images, jax.Array)
+    assert images.dtype == np.uint8
+    np.testing.assert_array_equal(images[7], dataset.records[7]["image"])
+    assert loader(dataset, "auto").data  # 20 images of 8x8 fit anywhere
+    assert not loader(dataset, "grain").data
+
+
+def test_streaming_decodes_only_what_is_asked_for(make_dataset, monkeypatch):
+    """A run that starts late, or stops early, does not read the whole data set."""
+    dataset, read = make_dataset(np.arange(3000) % 3), []
+    original = type(dataset.records).__getitem__
+    monkeypatch.setattr(
+        type(dataset.records),
+        "__getitem__",
+        lambda self, row: read.append(row) or original(self, row),
+    )
+    plan = Plan(np.arange(3000), dataset.labels, 4)
+    batches = loader(dataset, "grain").training(plan, 500, 700)
+    list(itertools.islice(batches, 3))
+    assert len(read) < 200
+
+
+def test_a_record_that_cannot_be_read_is_named(make_dataset):
+    class Broken(type(make_dataset([0]).records)):
+        def __getitem__(self, row):
+            raise InputError(f"image IMG_{row:05d} cannot be decoded")
+
+    dataset = make_dataset([0, 1, 2])
+    object.__setattr__(dataset, "records", Broken(3, 8))
+    with pytest.raises(InputError, match="IMG_00000 cannot be decoded"):
+        decode_all(dataset, 8)
+    with pytest.raises(InputError, match="IMG_0000. cannot be decoded"):
+        next(loader(dataset, "grain").evaluation(np.arange(3), 2))
+
+
+def test_unknown_loader_is_one_clear_error(make_dataset):
+    with pytest.raises(InputError, match="loader.name: 'resdient' given; did you mean 'resident'"):
+        loader(make_dataset([0, 1, 2]), "resdient")

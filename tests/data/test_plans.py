@@ -1,0 +1,91 @@
+import pickle
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxattn.data.plans import STRATEGIES, Plan, counts, one_pass, shuffled
+from jaxattn.errors import InputError
+
+LABELS = np.repeat([0, 1, 2], [50, 7, 3])
+EXPECTED = {
+    ("none", 0): [50, 7, 3],
+    ("oversample", 0): [50, 50, 50],
+    ("undersample", 0): [3, 3, 3],
+    ("equal", 0): [20, 20, 20],
+    ("equal", 8): [8, 8, 8],
+}
+
+
+@pytest.mark.parametrize(("strategy", "per_class"), EXPECTED)
+def test_one_pass_by_counting(strategy, per_class):
+    positions = one_pass(LABELS, strategy, seed=1, index=0, per_class=per_class)
+    wanted = EXPECTED[strategy, per_class]
+    assert np.bincount(LABELS[positions]).tolist() == wanted
+    assert counts(LABELS, strategy, per_class).tolist() == wanted
+    for label, want in enumerate(wanted):
+        used = Counter(positions[LABELS[positions] == label].tolist())
+        uses = [used[image] for image in np.flatnonzero(label == LABELS).tolist()]
+        assert max(uses) - min(uses) <= 1
+        assert sum(uses) == want
+
+
+@given(
+    labels=st.lists(st.integers(0, 4), min_size=1, max_size=60).map(np.array),
+    strategy=st.sampled_from(STRATEGIES),
+    seed=st.integers(0, 1000),
+)
+def test_plan_is_the_passes_one_after_the_other(labels, strategy, seed):
+    plan = Plan(np.arange(len(labels)) * 3, labels, 4, seed, strategy)
+    passes = [3 * one_pass(labels, strategy, seed, index) for index in range(2)]
+    steps = 2 * plan.pass_length // 4
+    slots = np.concatenate([plan.batch(step) for step in range(steps)] or [np.zeros(0, int)])
+    np.testing.assert_array_equal(slots, np.concatenate(passes)[: steps * 4])
+    # Random access from any step on, in another process, too.
+    copied = pickle.loads(pickle.dumps(plan))
+    for step in reversed(range(steps)):
+        np.testing.assert_array_equal(copied.batch(step), slots[step * 4 : step * 4 + 4])
+
+
+def test_orders_differ_by_seed_pass_and_class():
+    orders = [one_pass(LABELS, "none", seed, index) for seed in (0, 1) for index in (0, 1)]
+    assert len({order.tobytes() for order in orders}) == 4
+    even = np.repeat([0, 1], 30)
+    first = one_pass(even, "undersample", 0, 0)
+    positions = [np.flatnonzero(first[even[first] == label]) for label in (0, 1)]
+    assert positions[0].tobytes() != positions[1].tobytes()
+
+
+def test_shuffle_is_uniform():
+    """Each of 4 elements comes to each of 4 places about as often (chi-squared, 9 degrees)."""
+    orders = np.stack([shuffled(4, seed) for seed in range(4000)])
+    table = np.stack([(orders == element).sum(0) for element in range(4)])
+    assert ((table - 1000) ** 2 / 1000).sum() < 27.9  # p = .001
+
+
+def test_equal_uses_every_image_over_the_passes():
+    used = {int(i) for p in range(40) for i in one_pass(LABELS, "equal", 0, p, per_class=5)}
+    assert used == set(range(60))
+
+
+def test_classes_without_images_are_left_out():
+    assert counts(np.array([0, 2, 2]), "oversample").tolist() == [2, 0, 2]
+    assert counts(np.array([0, 2, 2]), "undersample").tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"strategy": "oversampel"}, "did you mean 'oversample'"),
+        ({"per_class": -1, "strategy": "equal"}, "plan.per_class: -1 given"),
+        ({"batch_size": 0}, "batch_size: 0 given"),
+        ({"rows": np.arange(0), "labels": np.arange(0)}, "no training images given"),
+    ],
+)
+def test_wrong_argument_is_one_clear_error(arguments, message):
+    given = {"rows": np.arange(60), "labels": LABELS, "batch_size": 4} | arguments
+    with pytest.raises(InputError) as error:
+        Plan(**given).batch(0)
+    assert message in str(error.value)

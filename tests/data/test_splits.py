@@ -1,0 +1,143 @@
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from jaxattn.data import splits
+from jaxattn.errors import InputError
+
+metadata = st.integers(0, 2**32 - 1).map(np.random.default_rng)
+
+
+def random_metadata(rng):
+    """Lesions of 1 to 6 images each, at least 8 of each of three classes, images in any order."""
+    classes = np.concatenate([np.arange(3).repeat(8), rng.integers(0, 3, rng.integers(0, 60))])
+    lesions = np.arange(len(classes)).repeat(rng.integers(1, 7, len(classes)))
+    lesions = rng.permutation(lesions)
+    return classes[lesions], lesions
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rng=metadata, seed=st.integers(0, 99), test=st.floats(0.15, 0.5))
+def test_no_lesion_is_separated_and_no_image_lost(make_dataset, rng, seed, test):
+    labels, lesions = random_metadata(rng)
+    dataset = make_dataset(labels, lesions)
+    split = splits.make(dataset, "lesion", seed=seed, test=test, validation=0.2)
+    sides = [set(lesions[split[part]]) for part in splits.PARTS]
+    assert sum(len(side) for side in sides) == len(set(lesions))
+    assert sorted(np.concatenate(list(split.values()))) == list(range(len(labels)))
+    # By class: scikit-learn's stratified draw is off by less than one lesion in each class.
+    _, first = np.unique(lesions, return_index=True)
+    drawn = labels[first][list(sides[2])]
+    for label in range(3):
+        assert abs((drawn == label).sum() - test * (labels[first] == label).sum()) < 1.5
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rng=metadata, seed=st.integers(0, 99))
+def test_datta_tests_on_lesions_with_one_image(make_dataset, rng, seed):
+    labels, lesions = random_metadata(rng)
+    # Three lesions of one image of each class, so that there is something to draw from.
+    labels = np.concatenate([labels, np.arange(3).repeat(7)])
+    lesions = np.concatenate([lesions, 1000 + np.arange(21)])
+    split = splits.make(make_dataset(labels, lesions), "datta", seed=seed, test=0.3)
+    assert (np.bincount(lesions)[lesions[split["test"]]] == 1).all()
+    single = (np.bincount(lesions)[lesions] == 1).sum()
+    assert len(split["test"]) == np.ceil(0.3 * single)
+
+
+def test_split_is_of_ids_not_of_their_order(make_dataset):
+    labels, lesions = random_metadata(np.random.default_rng(0))
+    dataset = make_dataset(labels, lesions)
+    order = np.random.default_rng(1).permutation(len(labels))
+    table = {name: column[order] for name, column in dataset.table.items()}
+    shuffled = dataclasses.replace(dataset, table=table)
+    one, other = splits.make(dataset, seed=3), splits.make(shuffled, seed=3)
+    for part in splits.PARTS:
+        ids = dataset.table["image_id"][one[part]]
+        assert set(ids) == set(table["image_id"][other[part]])
+    assert set(one["test"]) != set(splits.make(dataset, seed=4)["test"])
+
+
+def test_written_split_is_read_back(make_dataset, tmp_path):
+    dataset = make_dataset(np.arange(3).repeat(20), np.arange(60) // 2)
+    split = splits.make(dataset, validation=0.2)
+    splits.write(tmp_path / "split.csv", split, dataset)
+    again = splits.make(dataset, "file", file=str(tmp_path / "split.csv"))
+    for part in splits.PARTS:
+        np.testing.assert_array_equal(split[part], again[part])
+
+
+FILES = {
+    "header": ("image,split\nIMG_00000,train\n", "columns ['image', 'split'] given"),
+    "part": ("image_id,split\nIMG_00000,trian\n", "line 2: split 'trian' given"),
+    "image": ("image_id,split\nIMG_99999,train\n", "image_id 'IMG_99999' is not in noise"),
+    "twice": ("image_id,split\nIMG_00000,train\nIMG_00000,test\n", "given twice"),
+    "lesion": (
+        "image_id,split\nIMG_00000,train\nIMG_00001,test\nIMG_00002,train\n",
+        "lesion LES_0 has images in the train and in the test part",
+    ),
+    "empty": ("image_id,split\nIMG_00000,train\n", "the test part is empty"),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_wrong_file_is_one_clear_error(make_dataset, tmp_path, case):
+    text, message = FILES[case]
+    path = tmp_path / "split.csv"
+    path.write_text(text)
+    with pytest.raises(InputError) as error:
+        splits.make(make_dataset([0, 0, 1, 2], [0, 0, 1, 2]), "file", file=str(path))
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"strategy": "lesions"}, "did you mean 'lesion'"),
+        ({"test": 1.5}, "split.test: 1.5 given"),
+        ({"test": 0.0}, "split.test: 0.0 given"),
+        ({"validation": -0.1}, "split.validation: -0.1 given"),
+        ({"strategy": "file"}, "split.file: '' given"),
+        ({"strategy": "file", "file": "nowhere.csv"}, "'nowhere.csv' given"),
+        ({"test": 0.1}, "too few (a 2, b 2, c 1)"),
+    ],
+)
+def test_wrong_argument_is_one_clear_error(make_dataset, arguments, message):
+    with pytest.raises(InputError) as error:
+        splits.make(make_dataset([0, 0, 1, 1, 2]), **arguments)
+    assert message in str(error.value)
+
+
+@pytest.mark.skipif(
+    "JAXATTN_DATA" not in os.environ, reason="JAXATTN_DATA names no folder with HAM10000's metadata"
+)
+def test_datta_counts_on_ham10000(make_dataset):
+    """The test set of each size has the printed counts of every class (Datta et al., notebooks)."""
+    metadata = read_metadata(Path(os.environ["JAXATTN_DATA"]))
+    names = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
+    labels = [names.index(dx) for dx in metadata["dx"]]
+    dataset = make_dataset(labels, metadata["lesion_id"], names=names)
+    expected = {
+        0.15: [23, 26, 66, 6, 34, 663, 10],
+        0.20: [30, 35, 88, 8, 46, 883, 13],
+        0.30: [45, 53, 132, 12, 69, 1325, 19],
+    }
+    for test, counts in expected.items():
+        split = splits.make(dataset, "datta", test=test)
+        assert np.bincount(dataset.labels[split["test"]]).tolist() == counts
+
+
+def read_metadata(folder: Path):
+    import csv
+    import io
+    import tarfile
+
+    with tarfile.open(folder / "ham10000.tar") as tar:
+        file = tar.extractfile("ham10000/HAM10000_metadata.csv")
+        rows = list(csv.DictReader(io.TextIOWrapper(file)))
+    return {name: [row[name] for row in rows] for name in ("dx", "lesion_id")}

@@ -1,0 +1,97 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxattn import optimizers
+from jaxattn.config import base
+from jaxattn.errors import InputError
+
+
+def config(**fields):
+    made = base().optimizer
+    made.update(schedule="constant", warmup=0.0, **fields)
+    return made
+
+
+def trajectory(optimizer, start, gradients):
+    params, state, path = start, optimizer.init(start), []
+    for gradient in gradients:
+        updates, state = optimizer.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        path.append(params)
+    return path
+
+
+@pytest.mark.parametrize(("rate", "eps"), [(0.01, 0.1), (0.001, 1e-7)])
+def test_keras_adam_is_keras(rate, eps):
+    """Step by step against keras.optimizers.Adam, with the epsilon of Datta et al. 2021."""
+    keras = pytest.importorskip("keras")
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=5).astype(np.float32)
+    gradients = rng.normal(size=(12, 5)).astype(np.float32) * 0.3
+    variable = keras.Variable(start)
+    theirs = keras.optimizers.Adam(rate, epsilon=eps)
+    optimizer = optimizers.build(config(name="keras_adam", learning_rate=rate, eps=eps), 12)
+    path = trajectory(optimizer, jnp.asarray(start), [jnp.asarray(g) for g in gradients])
+    for gradient, ours in zip(gradients, path, strict=True):
+        theirs.apply([keras.ops.convert_to_tensor(gradient)], [variable])
+        np.testing.assert_allclose(ours, np.asarray(variable.value), rtol=1e-5, atol=1e-7)
+    # What the difference is about: optax' own Adam is another optimizer at this epsilon.
+    plain = trajectory(optax.adam(rate, eps=eps), jnp.asarray(start), [jnp.asarray(gradients[0])])
+    if eps == 0.1:
+        assert not np.allclose(plain[0], path[0], rtol=1e-3)
+
+
+def test_sgd_by_hand():
+    """PyTorch's SGD with Nesterov momentum: v = m v + g, p -= rate (g + m v), g with decay."""
+    optimizer = optimizers.build(
+        config(name="sgd", learning_rate=0.1, momentum=0.9, weight_decay=0.01), 2
+    )
+    start = {"kernel": jnp.full((1, 1), 2.0), "bias": jnp.full((1,), 2.0)}
+    gradients = [{"kernel": jnp.full((1, 1), g), "bias": jnp.full((1,), g)} for g in (1.0, -0.5)]
+    path = trajectory(optimizer, start, gradients)
+    for name, decay in (("kernel", 0.01), ("bias", 0.0)):
+        p, v = 2.0, 0.0
+        for gradient, ours in zip((1.0, -0.5), path, strict=True):
+            g = gradient + decay * p
+            v = 0.9 * v + g
+            p -= 0.1 * (g + 0.9 * v)
+            assert float(ours[name].ravel()[0]) == pytest.approx(p, rel=1e-6)
+
+
+def test_adamw_decays_kernels_alone():
+    optimizer = optimizers.build(config(name="adamw", learning_rate=0.1, weight_decay=0.5), 1)
+    start = {"kernel": jnp.ones((2, 2)), "scale": jnp.ones(2)}
+    zero = jax.tree.map(jnp.zeros_like, start)
+    (after,) = trajectory(optimizer, start, [zero])
+    np.testing.assert_allclose(after["kernel"], 0.95, rtol=1e-6)
+    np.testing.assert_array_equal(after["scale"], 1.0)
+
+
+def test_cosine_with_warmup_by_hand():
+    given = config(learning_rate=0.4)
+    given.update(schedule="cosine", warmup=0.2)
+    rate = optimizers.schedule(given, 100)
+    assert float(rate(0)) == 0
+    assert float(rate(10)) == pytest.approx(0.2)
+    assert float(rate(20)) == pytest.approx(0.4)
+    assert float(rate(60)) == pytest.approx(0.2)
+    assert float(rate(100)) == pytest.approx(0, abs=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"name": "adam"}, "optimizer.name: 'adam' given; did you mean 'adamw'"),
+        ({"schedule": "cosin"}, "did you mean 'cosine'"),
+        ({"warmup": 1.0}, "optimizer.warmup: 1.0 given"),
+    ],
+)
+def test_wrong_field_is_one_clear_error(fields, message):
+    given = base().optimizer
+    given.update(fields)
+    with pytest.raises(InputError) as error:
+        optimizers.build(given, 10)
+    assert message in str(error.value)
