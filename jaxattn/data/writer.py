@@ -158,7 +158,7 @@ def _refuse(inventory: Inventory, problems: Findings, report: Mapping, path: Pat
 def _temporary_folder(out: Path) -> Iterator[Path]:
     _make_folder(out.parent)
     folder = out.with_name(f".{out.name}.incomplete-{uuid.uuid4().hex[:8]}")
-    folder.mkdir()
+    _make_folder(folder)
     try:
         yield folder
     finally:
