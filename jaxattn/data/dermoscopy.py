@@ -15,10 +15,10 @@ import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float32, UInt8
 
-#: One value per pixel, float32.
-Plane = Float[np.ndarray, "S S"]
+#: One value per pixel.
+Plane = Float32[np.ndarray, "S S"]
 
 # Optical density per unit of each chromophore in red, green and blue: melanin near the surface
 # looks brown, blood red, and melanin deep in the dermis blue-grey (Tyndall effect).
@@ -110,7 +110,8 @@ def streaks_and_blotches(rng: np.random.Generator, plane: LesionPlane) -> Plane:
     towards = rng.uniform(0, 2 * math.pi)
     side = plane.u * math.cos(towards) + plane.v * math.sin(towards)
     blotch = _smoothstep(0.0, 0.25, side - 0.15 + 0.4 * _noise(rng, plane.u, plane.v, 0.8))
-    rays = 0.5 + 0.5 * np.cos(rng.integers(15, 20) * plane.theta + rng.uniform(0, 2 * math.pi))
+    count, phase = int(rng.integers(15, 20)), rng.uniform(0, 2 * math.pi)
+    rays = 0.5 + 0.5 * np.cos(count * plane.theta + phase)
     margin = _smoothstep(0.5, 0.75, plane.rho)
     return 1.2 * blotch + 1.6 * (rays - 0.3) * margin * _sector(rng, plane.theta)
 
@@ -213,9 +214,8 @@ def _outline(rng: np.random.Generator, u: Plane, v: Plane, appearance: Appearanc
     u, v = u + 0.04 * _noise(rng, u, v, 0.9), v + 0.04 * _noise(rng, u, v, 0.9)
     angles = np.linspace(-math.pi, math.pi, 512)
     border = 1 + np.cos(np.outer(angles, harmonics) + phases) @ amplitudes
-    border += (
-        appearance.pseudopods * _sector(rng, angles) * np.cos(fingers * angles / 2 + phase) ** 4
-    )
+    projections = np.cos(fingers * angles / 2 + phase) ** 4 * _sector(rng, angles)
+    border += appearance.pseudopods * projections
     border = np.maximum(border, 0.4)
     border /= math.sqrt(np.mean(border**2))
 
@@ -224,7 +224,7 @@ def _outline(rng: np.random.Generator, u: Plane, v: Plane, appearance: Appearanc
     return LesionPlane(u, v, theta, rho)
 
 
-def _skin(rng: np.random.Generator, u: Plane, v: Plane) -> Float[np.ndarray, "3 S S"]:
+def _skin(rng: np.random.Generator, u: Plane, v: Plane) -> Float32[np.ndarray, "3 S S"]:
     """The skin's reflectance: its tone, mottled and creased by fine lines."""
     tone = _LIGHT_SKIN + rng.uniform(0, 1) * (_DARK_SKIN - _LIGHT_SKIN)
     tone = tone * np.exp(rng.normal(0, 0.04, 3)).astype(np.float32)
@@ -234,7 +234,7 @@ def _skin(rng: np.random.Generator, u: Plane, v: Plane) -> Float[np.ndarray, "3 
 
 def _pigment(
     rng: np.random.Generator, plane: LesionPlane, appearance: Appearance
-) -> Float[np.ndarray, "3 S S"]:
+) -> Float32[np.ndarray, "3 S S"]:
     """Optical density of the lesion over the skin, per colour channel."""
     # The ground and the structures differ in hue, each a mixture of the chromophores.
     ground, relief = rng.dirichlet((2.0, 0.8, 0.8), 2).astype(np.float32) @ _CHROMOPHORES
@@ -261,7 +261,7 @@ def _standardise(values: Plane, inside: np.ndarray) -> Plane:
 # --- What belongs to the image and not to the lesion
 
 
-def _light(rng: np.random.Generator, x: Plane, y: Plane) -> Float[np.ndarray, "3 S S"]:
+def _light(rng: np.random.Generator, x: Plane, y: Plane) -> Float32[np.ndarray, "3 S S"]:
     """Exposure, colour cast, slope of the light, and vignette."""
     gain = np.exp(rng.normal(0, 0.1) + rng.normal(0, 0.035, 3)).astype(np.float32)
     slope_x, slope_y = rng.normal(0, 0.06, 2).tolist()
@@ -272,7 +272,7 @@ def _light(rng: np.random.Generator, x: Plane, y: Plane) -> Float[np.ndarray, "3
     return gain[:, None, None] * ((1 + slope_x * x + slope_y * y - falloff) * rim)
 
 
-def _hair(rng: np.random.Generator, x: Plane, y: Plane) -> Float[np.ndarray, "3 S S"]:
+def _hair(rng: np.random.Generator, x: Plane, y: Plane) -> Float32[np.ndarray, "3 S S"]:
     """Optical density of hairs, each an arc across the image."""
     count = rng.integers(1, 7) if rng.random() < 0.5 else 0
     covered = np.zeros_like(x)
