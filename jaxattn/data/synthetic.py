@@ -52,7 +52,8 @@ def load(
     """Returns the synthetic data set; images are drawn when they are read.
 
     Image i is a function of ``seed``, i and ``imbalanced`` alone: a larger data set begins with the
-    smaller one, and another size shows the same pictures.
+    smaller one, and another size shows the same pictures. NumPy's cosine may differ in the last bit
+    between kinds of processor, and then a rare pixel differs by one grey level.
 
     Args:
         num_images: Number of images, at least one per class (7).
