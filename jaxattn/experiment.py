@@ -1,7 +1,7 @@
 """From a config to everything that training and evaluation share."""
 
 import dataclasses
-import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ from jaxattn.models import registry
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
+#: What is measured on the validation part, see `jaxattn.train.validate`.
+METRICS = ("loss", "accuracy", "balanced_accuracy", "macro_auc")
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
@@ -35,7 +38,11 @@ class Experiment:
         dataset: Decodes images of ``config.dataset.image_size``.
         split: Rows of each part.
         plan: Batches of the training part.
+        loader: Batches of the data set.
         model: The classifier.
+        loss: Mean loss of a batch.
+        ranges: Augmentation of the training images.
+        normalise: Maps pixels in [0, 1] to the network's input range.
         optimizer: Its schedule ends with the last step.
         mesh: The devices.
     """
@@ -44,7 +51,11 @@ class Experiment:
     dataset: Dataset
     split: splits.Split
     plan: Plan
+    loader: Loader
     model: nn.Module
+    loss: losses.CrossEntropy
+    ranges: augment.Augmentation
+    normalise: Callable[[jax.Array], jax.Array]
     optimizer: optax.GradientTransformation
     mesh: Mesh
 
@@ -57,11 +68,6 @@ class Experiment:
     def total_steps(self) -> int:
         """Steps in the whole run, unless it stops early."""
         return self.config.epochs * self.steps_per_epoch
-
-    @functools.cached_property
-    def loader(self) -> Loader:
-        """Batches; made, and images put on the device, when first needed."""
-        return Loader(self.dataset, self.config.dataset.image_size, self.config.loader, self.mesh)
 
     def _create(self) -> state.TrainState:
         size = self.config.dataset.image_size
@@ -83,29 +89,20 @@ class Experiment:
 
     def train_step(self):
         """The jitted training step, see `steps.make_train_step`."""
-        config = self.config
-        weights = losses.class_weights(
-            self.plan.labels,
-            self.dataset.class_names,
-            exponent=config.loss.class_weight_exponent,
-            factors=config.loss.class_weights,
-        )
         return steps.make_train_step(
             self.model,
             self.optimizer,
-            losses.CrossEntropy(weights, config.loss.label_smoothing, config.loss.reduction),
-            augment.Augmentation(**config.augment),
+            self.loss,
+            self.ranges,
             self.mesh,
-            normalisation=config.normalisation,
-            seed=config.seed,
-            average_decay=config.average_decay,
+            normalise=self.normalise,
+            seed=self.config.seed,
+            average_decay=self.config.average_decay,
         )
 
     def predict_step(self, views: int = 1):
         """The jitted prediction step, see `steps.make_predict_step`."""
-        return steps.make_predict_step(
-            self.model, self.mesh, normalisation=self.config.normalisation, views=views
-        )
+        return steps.make_predict_step(self.model, self.mesh, normalise=self.normalise, views=views)
 
     def predict(
         self, step: Any, variables: state.Variables, rows: Int[np.ndarray, " n"]
@@ -134,8 +131,46 @@ def build(config: ConfigDict) -> Experiment:
     Raises:
         InputError: A field of the config or the data set is wrong.
     """
-    if config.dtype not in DTYPES:
-        raise InputError(f"dtype: {config.dtype!r} given{suggestion(config.dtype, DTYPES)}")
+    _check(config)
+    mesh = sharding.mesh()
+    dataset = datasets.load(config.dataset)
+    split = splits.make(dataset, **config.split)
+    labels = dataset.labels[split["train"]]
+    plan = Plan(split["train"], labels, config.batch_size, config.seed, **config.plan)
+    options = dict(config.model)
+    weights = losses.class_weights(
+        labels,
+        dataset.class_names,
+        exponent=config.loss.class_weight_exponent,
+        factors=config.loss.class_weights.to_dict(),
+    )
+    total_steps = config.epochs * (config.steps_per_epoch or plan.steps_per_pass)
+    return Experiment(
+        config=config,
+        dataset=dataset,
+        split=split,
+        plan=plan,
+        loader=Loader(dataset, config.dataset.image_size, config.loader, mesh),
+        model=registry.build(
+            options.pop("name"), len(dataset.class_names), dtype=DTYPES[config.dtype], **options
+        ),
+        loss=losses.CrossEntropy(weights, config.loss.label_smoothing, config.loss.reduction),
+        ranges=augment.Augmentation(**config.augment),
+        normalise=augment.normalisation(config.normalisation),
+        optimizer=optimizers.build(config.optimizer, total_steps),
+        mesh=mesh,
+    )
+
+
+def _check(config: ConfigDict) -> None:
+    """Raises InputError for fields that no part of the library checks by itself."""
+    for field, value, known in (
+        ("dtype", config.dtype, DTYPES),
+        ("best", config.best, METRICS),
+        ("early_stopping.metric", config.early_stopping.metric, METRICS),
+    ):
+        if value not in known:
+            raise InputError(f"{field}: {value!r} given{suggestion(value, known)}")
     for field in ("epochs", "log_every_steps"):
         if config[field] < 1:
             raise InputError(f"{field}: {config[field]} given, 1 or more wanted")
@@ -143,17 +178,6 @@ def build(config: ConfigDict) -> Experiment:
     sharding.check_batch_size("evaluation.batch_size", config.evaluation.batch_size)
     if config.evaluation.views not in (1, 8):
         raise InputError(f"evaluation.views: {config.evaluation.views} given, 1 or 8 wanted")
-    dataset = datasets.load(config.dataset)
-    split = splits.make(dataset, **config.split)
-    rows = split["train"]
-    plan = Plan(rows, dataset.labels[rows], config.batch_size, config.seed, **config.plan)
-    options = dict(config.model)
-    model = registry.build(
-        options.pop("name"), len(dataset.class_names), dtype=DTYPES[config.dtype], **options
-    )
-    steps_per_epoch = config.steps_per_epoch or plan.steps_per_pass
-    optimizer = optimizers.build(config.optimizer, config.epochs * steps_per_epoch)
-    return Experiment(config, dataset, split, plan, model, optimizer, sharding.mesh())
 
 
 def restore(experiment: Experiment, folder: Path, name: str) -> tuple[state.Variables, int]:

@@ -7,7 +7,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Key
 
 Variables = dict[str, Any]
 
@@ -23,7 +23,7 @@ class TrainState(flax.struct.PyTreeNode):
         average: Exponential moving average of params and batch_stats, or None.
     """
 
-    step: Int[Array, ""]
+    step: Any
     params: Any
     batch_stats: Any
     opt_state: optax.OptState

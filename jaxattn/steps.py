@@ -15,7 +15,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 
-from jaxattn.data.augment import Augmentation, augment, normalise
+from jaxattn.data.augment import Augmentation, augment
 from jaxattn.losses import CrossEntropy
 from jaxattn.sharding import batched, replicated
 from jaxattn.state import TrainState, Variables
@@ -35,7 +35,7 @@ def make_train_step(
     ranges: Augmentation,
     mesh: Mesh,
     *,
-    normalisation: str,
+    normalise: Callable[[Array], Array],
     seed: int,
     average_decay: float = 0.0,
 ) -> Callable[[TrainState, Arrays, Arrays], tuple[TrainState, dict[str, Float[Array, ""]]]]:
@@ -48,7 +48,7 @@ def make_train_step(
         ranges: Augmentation to draw.
         mesh: The devices; the state is on each, the batch spread over them. Batch statistics are
             those of the global batch.
-        normalisation: Input range, see `augment.NORMALISATIONS`.
+        normalise: Maps pixels in [0, 1] to the network's input range.
         seed: All random numbers of a step are a pure function of (seed, step).
         average_decay: Decay of the moving average of the variables per step, where the state has
             one; in the first steps it is ``(1 + step) / (10 + step)`` where that is less.
@@ -62,7 +62,7 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         augment_key, dropout_key = jax.random.split(key)
         pixels, _ = augment(augment_key, images_of(data, batch), None, ranges)
-        images = normalise(pixels, normalisation)
+        images = normalise(pixels)
 
         def loss_of(params: Any):
             (logits, _), changed = model.apply(
@@ -100,21 +100,21 @@ def make_train_step(
 
 
 def make_predict_step(
-    model: nn.Module, mesh: Mesh, *, normalisation: str, views: int = 1
+    model: nn.Module, mesh: Mesh, *, normalise: Callable[[Array], Array], views: int = 1
 ) -> Callable[[Variables, Arrays, Arrays], tuple[Float[Array, "batch classes"], dict[str, Array]]]:
     """Makes the jitted ``(variables, data, batch) -> (probabilities, attention maps)``.
 
     Args:
         model: Called ``(images, *, train)``.
         mesh: The devices.
-        normalisation: Input range, see `augment.NORMALISATIONS`.
+        normalise: Maps pixels in [0, 1] to the network's input range.
         views: 1: the image as it is; 8: the probabilities' mean over the image, its mirror image
             and their quarter turns (square images only). The maps are always those of the image as
             it is.
     """
 
     def step(variables: Variables, data: Arrays, batch: Arrays):
-        images = normalise(images_of(data, batch).astype(jnp.float32) / 255.0, normalisation)
+        images = normalise(images_of(data, batch).astype(jnp.float32) / 255.0)
         logits, maps = model.apply(variables, images, train=False)
         probabilities = jax.nn.softmax(logits)
         if views == 1:

@@ -65,11 +65,15 @@ class Augmentation:
         )
 
 
-def normalise(pixels: Float[Array, "*shape"], name: str) -> Float[Array, "*shape"]:
-    """Maps pixels in [0, 1] to the network's input range, one of ``NORMALISATIONS``."""
+def normalisation(name: str) -> Callable[[Array], Array]:
+    """The function of ``NORMALISATIONS`` that maps pixels in [0, 1] to the network's input range.
+
+    Raises:
+        InputError: Unknown name.
+    """
     if name not in NORMALISATIONS:
         raise InputError(f"normalisation: {name!r} given{suggestion(name, NORMALISATIONS)}")
-    return NORMALISATIONS[name](pixels)
+    return NORMALISATIONS[name]
 
 
 def augment(

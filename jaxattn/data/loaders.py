@@ -4,6 +4,7 @@ Both give the same batches in the same order from any step on, so nothing of a l
 """
 
 import collections
+import functools
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -31,15 +32,10 @@ Batch = dict[str, jax.Array]
 
 
 class Loader:
-    """Batches of one data set at one image size.
-
-    Attributes:
-        data: What the steps read beside each batch: ``{"image": uint8 (N, H, W, 3)}`` on every
-            device, or ``{}`` where images are streamed.
-    """
+    """Batches of one data set at one image size."""
 
     def __init__(self, dataset: Dataset, image_size: int, config: ConfigDict, mesh: Mesh):
-        """Decides where the images live, and puts them there.
+        """Nothing is read yet.
 
         Args:
             dataset: Its records are of ``image_size``.
@@ -55,12 +51,22 @@ class Loader:
             raise InputError(
                 f"loader.name: {config.name!r} given{suggestion(config.name, LOADERS)}"
             )
-        self._dataset, self._mesh, self._workers = dataset, mesh, config.workers
-        size = len(dataset) * image_size**2 * 3
-        resident = config.name == "resident" or (config.name == "auto" and size <= _room())
-        self.data: Mapping[str, jax.Array] = {}
-        if resident:
-            self.data = sharding.put_replicated(mesh, {"image": decode_all(dataset, image_size)})
+        self._dataset, self._image_size, self._config = dataset, image_size, config
+        self._mesh = mesh
+
+    @functools.cached_property
+    def data(self) -> Mapping[str, jax.Array]:
+        """What the steps read beside each batch.
+
+        Returns:
+            ``{"image": uint8 (N, H, W, 3)}`` on every device, or ``{}`` where images are streamed.
+        """
+        size = len(self._dataset) * self._image_size**2 * 3
+        name = self._config.name
+        if name == "grain" or (name == "auto" and size > _room()):
+            return {}
+        images = decode_all(self._dataset, self._image_size)
+        return sharding.put_replicated(self._mesh, {"image": images})
 
     def training(self, plan: Plan, first: int, last: int) -> Iterator[Batch]:
         """The batches of the steps ``first`` to ``last - 1`` of a plan."""
@@ -93,13 +99,13 @@ class Loader:
         dataset = grain.MapDataset.source(examples)[first * local :].batch(local)
         batches = dataset.to_iter_dataset(
             grain.ReadOptions(
-                num_threads=0 if self._workers else 16, prefetch_buffer_size=4 * local
+                num_threads=0 if self._config.workers else 16, prefetch_buffer_size=4 * local
             )
         )
-        if self._workers:
+        if self._config.workers:
             if not flags.FLAGS.is_parsed():  # Grain reads flags, which a notebook has not parsed
                 flags.FLAGS.mark_as_parsed()
-            options = grain.MultiprocessingOptions(num_workers=self._workers)
+            options = grain.MultiprocessingOptions(num_workers=self._config.workers)
             batches = batches.mp_prefetch(options)
         return iter(batches)
 

@@ -40,7 +40,7 @@ from jaxtyping import Array, Float
 
 from jaxattn.errors import InputError, suggestion
 from jaxattn.models.layers import Conv
-from jaxattn.models.soft_attention import Semantics, SoftAttentionBlock
+from jaxattn.models.soft_attention import SoftAttentionBlock
 
 
 class _Conv(NamedTuple):
@@ -329,7 +329,7 @@ class SoftAttentionIRv2(nn.Module):
     """
 
     num_classes: int
-    semantics: Semantics | None = "released"
+    semantics: str | None = "released"
     heads: int = 16
     dropout_rate: float = 0.5
     repeats: tuple[int, int, int] = (10, 20, 10)

@@ -9,7 +9,7 @@ says how they differ. Both are here, chosen by ``semantics``:
 * ``'paper'``: equation 1. A 3×3 convolution over all channels, and γ, which starts at 0.01.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -17,8 +17,6 @@ from jaxtyping import Array, Float
 
 from jaxattn.errors import InputError
 from jaxattn.ops.soft_attention import paper_soft_attention, released_soft_attention
-
-Semantics = Literal["released", "paper"]
 
 
 class SoftAttention(nn.Module):
@@ -37,7 +35,7 @@ class SoftAttention(nn.Module):
     """
 
     heads: int = 16
-    semantics: Semantics = "released"
+    semantics: str = "released"
     aggregate: bool = True
     dtype: Any = jnp.float32
 
@@ -85,7 +83,7 @@ class SoftAttentionBlock(nn.Module):
     """
 
     heads: int = 16
-    semantics: Semantics = "released"
+    semantics: str = "released"
     aggregate: bool = True
     dropout_rate: float = 0.5
     dtype: Any = jnp.float32

@@ -1,0 +1,186 @@
+import subprocess
+import sys
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxattn import experiment, sharding, steps
+from jaxattn.data.augment import Augmentation, normalisation
+from jaxattn.losses import CrossEntropy
+from jaxattn.state import create
+
+
+class Linear(nn.Module):
+    """Softmax regression on the mean pixel: a model whose step can be done by hand."""
+
+    @nn.compact
+    def __call__(self, images, *, train: bool):
+        return nn.Dense(3)(images.mean((1, 2))), {}
+
+
+def hand_batch():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (8, 4, 4, 3), np.uint8)
+    return {"row": np.arange(8, dtype=np.int32), "label": np.arange(8) % 3, "image": images}
+
+
+def linear_step(optimizer, weights, **options):
+    mesh = sharding.mesh()
+    state = create(jax.random.key(0), Linear(), optimizer, (4, 4, 3), averaged=bool(options))
+    step = steps.make_train_step(
+        Linear(),
+        optimizer,
+        CrossEntropy(weights),
+        Augmentation(),
+        mesh,
+        normalise=normalisation("minus_one_one"),
+        seed=0,
+        **options,
+    )
+    return state, step
+
+
+def test_one_step_by_hand():
+    """Augmentation off: pixels / 127.5 - 1, weighted softmax regression, plain gradient descent."""
+    weights = np.array([1.0, 5.0, 1.0], np.float32)
+    state, step = linear_step(optax.sgd(0.5), weights)
+    kernel, bias = (np.array(state.params["Dense_0"][name]) for name in ("kernel", "bias"))
+    batch = hand_batch()
+    state, metrics = step(state, {}, batch)
+    x = (batch["image"] / 127.5 - 1).mean((1, 2))
+    logits = x @ kernel + bias
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    one_hot, w = np.eye(3)[batch["label"]], weights[batch["label"]][:, None]
+    gradient = w * (p - one_hot) / 8
+    loss = -(w * one_hot * np.log(p)).sum() / 8
+    assert float(metrics["loss"]) == pytest.approx(loss, rel=1e-5)
+    assert float(metrics["accuracy"]) == (logits.argmax(1) == batch["label"]).mean()
+    after = state.params["Dense_0"]
+    np.testing.assert_allclose(after["kernel"], kernel - 0.5 * x.T @ gradient, atol=1e-6)
+    np.testing.assert_allclose(after["bias"], bias - 0.5 * gradient.sum(0), atol=1e-6)
+    assert int(state.step) == 1
+
+
+def test_moving_average_by_hand():
+    state, step = linear_step(optax.sgd(0.5), np.ones(3, np.float32), average_decay=0.3)
+    average = np.array(state.params["Dense_0"]["bias"])
+    for taken, decay in enumerate((0.1, 2 / 11, 0.25, 0.3)):
+        state, _ = step(state, {}, hand_batch())
+        assert int(state.step) == taken + 1
+        average = decay * average + (1 - decay) * np.array(state.params["Dense_0"]["bias"])
+        np.testing.assert_allclose(state.evaluated["params"]["Dense_0"]["bias"], average, atol=1e-6)
+
+
+def test_resident_and_streamed_images_give_the_same_step(tiny_config):
+    results = []
+    for name in ("resident", "grain"):
+        tiny_config.loader.name = name
+        built = experiment.build(tiny_config)
+        state, step = built.initial_state(), built.train_step()
+        for batch in built.loader.training(built.plan, 0, 2):
+            state, _ = step(state, built.loader.data, batch)
+        results.append(state)
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), *results)
+    assert jax.tree.all(same)
+
+
+def test_state_is_donated(tiny_config):
+    built = experiment.build(tiny_config)
+    state, step = built.initial_state(), built.train_step()
+    batch = next(built.loader.training(built.plan, 0, 1))
+    step(state, built.loader.data, batch)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+
+
+def test_every_step_draws_anew_and_repeats(tiny_config):
+    """The loss of the same batch differs from step to step and not from run to run."""
+    tiny_config.optimizer.learning_rate = 0.0
+    built = experiment.build(tiny_config)
+    step = built.train_step()
+    losses = []
+    for _ in range(2):
+        state = built.initial_state()
+        batch = next(built.loader.training(built.plan, 0, 1))
+        for _ in range(3):
+            state, metrics = step(state, built.loader.data, batch)
+            losses.append(float(metrics["loss"]))
+    assert losses[:3] == losses[3:]
+    assert len(set(losses)) == 3
+
+
+def test_bfloat16_keeps_parameters_and_statistics_in_float32(tiny_config):
+    tiny_config.dtype = "bfloat16"
+    built = experiment.build(tiny_config)
+    state, step = built.initial_state(), built.train_step()
+    batch = next(built.loader.training(built.plan, 0, 1))
+    state, metrics = step(state, built.loader.data, batch)
+    leaves = jax.tree.leaves((state.params, state.batch_stats, state.average))
+    assert {leaf.dtype for leaf in leaves} == {jnp.dtype(jnp.float32)}
+    assert np.isfinite(metrics["loss"])
+
+
+def test_eight_views_are_the_mean_over_flips_and_quarter_turns(tiny_config):
+    built = experiment.build(tiny_config)
+    variables = built.initial_state().variables
+    rows = np.arange(16)
+    mean, maps = built.predict(built.predict_step(8), variables, rows)
+    images = np.asarray(built.loader.data["image"])[rows] / 127.5 - 1
+    views = []
+    for mirrored in (images, images[:, ::-1]):
+        for turns in range(4):
+            view = jnp.asarray(np.rot90(mirrored, turns, (1, 2)), jnp.float32)
+            views.append(jax.nn.softmax(built.model.apply(variables, view, train=False)[0]))
+    np.testing.assert_allclose(mean, np.mean(views, 0), atol=1e-5)
+    plain = built.model.apply(variables, jnp.asarray(images, jnp.float32), train=False)[1]
+    np.testing.assert_allclose(maps["attention"], plain["attention"], atol=1e-5)
+
+
+EIGHT = """
+import sys, jax, numpy as np
+devices = int(sys.argv[1])
+jax.config.update("jax_num_cpu_devices", devices)
+import runpy
+conftest = runpy.run_path(sys.argv[2])
+from jaxattn import experiment
+from jaxattn.config import base
+from jaxattn.models import registry
+registry.MODELS["tiny"] = registry.Model(conftest["Tiny"], 32)
+config = base()
+config.model.name = "tiny"
+config.dataset.update(image_size=32, num_images=210)
+config.batch_size = config.evaluation.batch_size = 16
+config.loader.name = sys.argv[3]
+config.optimizer.update(name="sgd", schedule="constant", warmup=0.0)
+built = experiment.build(config)
+assert jax.device_count() == devices
+state, step = built.initial_state(), built.train_step()
+for batch in built.loader.training(built.plan, 0, 3):
+    assert len(batch["row"].sharding.device_set) == devices
+    state, metrics = step(state, built.loader.data, batch)
+probabilities, _ = built.predict(built.predict_step(), state.variables, np.arange(21))
+leaves = {"loss": metrics["loss"], "probabilities": probabilities}
+for path, leaf in jax.tree_util.tree_leaves_with_path((state.params, state.batch_stats)):
+    leaves[jax.tree_util.keystr(path)] = leaf
+np.savez(sys.argv[4], **leaves)
+"""
+
+
+@pytest.mark.parametrize("loader", ["resident", "grain"])
+def test_eight_devices_give_the_same_step_as_one(tmp_path, loader):
+    """Global batch statistics, one plan and one set of random numbers, however many devices."""
+    results = []
+    for devices in (1, 8):
+        path = tmp_path / f"{devices}.npz"
+        conftest = __file__.replace("test_steps.py", "conftest.py")
+        subprocess.run(
+            [sys.executable, "-c", EIGHT, str(devices), conftest, loader, str(path)], check=True
+        )
+        results.append(np.load(path))
+    one, eight = results
+    assert set(one) == set(eight)
+    for name in one:
+        np.testing.assert_allclose(one[name], eight[name], rtol=2e-4, atol=2e-5, err_msg=name)

@@ -1,0 +1,210 @@
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxattn import evaluate, experiment, runs, train
+from jaxattn.checkpoints import Checkpoints
+from jaxattn.errors import InputError
+
+ROOT = Path(__file__).parent.parent
+
+
+def final(config, folder):
+    """The latest checkpoint of a run."""
+    with Checkpoints(folder / runs.CHECKPOINTS) as saved:
+        state, memory = saved.restore(saved.latest, experiment.build(config).abstract_state())
+    return state, memory
+
+
+def differing(one, other):
+    """Names of the leaves that are not bit for bit the same."""
+    pairs = zip(jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(other), strict=True)
+    return [
+        jax.tree_util.keystr(path)
+        for (path, a), b in pairs
+        if np.asarray(a).tobytes() != np.asarray(b).tobytes()
+    ]
+
+
+@pytest.fixture
+def whole(tiny_config, tmp_path):
+    """A run from beginning to end."""
+    assert train.train(tiny_config, tmp_path / "whole")
+    return tmp_path / "whole"
+
+
+# 0: before the first step; 1, 9: within an epoch; 6: at its end; 8: on a checkpoint within one.
+@pytest.mark.parametrize("stops", [(0,), (1, 9), (6,), (8, 23)])
+@pytest.mark.parametrize("loader", ["resident", "grain"])
+def test_resuming_is_bit_for_bit(tiny_config, whole, tmp_path, stops, loader):
+    tiny_config.loader.name = loader  # a resumed run may use the other one
+    for stop in stops:
+        assert not train.train(tiny_config, tmp_path / "stopped", lambda step: step == stop)  # noqa: B023
+    assert train.train(tiny_config, tmp_path / "stopped")
+    (one, memory), (other, again) = (
+        final(tiny_config, folder) for folder in (whole, tmp_path / "stopped")
+    )
+    assert differing(one, other) == []
+    assert memory == again
+    logs = [
+        {
+            (entry["kind"], entry["step"]): entry.get("balanced_accuracy")
+            for entry in map(json.loads, (folder / runs.LOG).open())
+            if entry["kind"] == "validation"
+        }
+        for folder in (whole, tmp_path / "stopped")
+    ]
+    assert logs[0] == logs[1]
+    assert [step for _, step in logs[0]] == [6, 12, 18, 24]
+
+
+def test_a_finished_run_is_not_trained_again(tiny_config, whole):
+    before = (whole / runs.LOG).read_text()
+    assert train.train(tiny_config, whole, lambda step: pytest.fail("a step was taken"))
+    assert (whole / runs.LOG).read_text() == before
+
+
+def test_what_a_run_leaves(tiny_config, whole):
+    entries = [json.loads(line) for line in (whole / runs.LOG).open()]
+    steps = [entry["step"] for entry in entries if entry["kind"] == "train"]
+    assert steps == [4, 8, 12, 16, 20, 24]
+    assert all(entry["images_per_second"] > 0 for entry in entries if entry["kind"] == "train")
+    assert json.loads((whole / runs.CONFIG).read_text())["model"] == {"name": "tiny", "width": 8}
+    assert len((whole / runs.SPLIT).read_text().splitlines()) == 211
+    assert list((whole / "tensorboard").glob("events.*"))
+    best = max(
+        (entry for entry in entries if entry["kind"] == "validation"),
+        key=lambda entry: entry["balanced_accuracy"],
+    )
+    with Checkpoints(whole / runs.CHECKPOINTS) as saved:
+        assert saved.latest == 24
+        assert saved.best == best["step"]
+
+
+def test_evaluation_of_the_best_checkpoint(tiny_config, whole):
+    result = evaluate.evaluate(whole)
+    built = experiment.build(tiny_config)
+    variables, step = experiment.restore(built, whole / runs.CHECKPOINTS, "best")
+    rows = built.split["test"]
+    pixels = np.stack([built.dataset.records[row]["image"] for row in rows]) / np.float32(127.5) - 1
+    logits, _ = built.model.apply(variables, pixels.astype(np.float32), train=False)
+    accuracy = float((np.asarray(logits).argmax(1) == built.dataset.labels[rows]).mean())
+    assert result["step"] == step
+    assert result["metrics"]["accuracy"] == pytest.approx(accuracy)
+    assert json.loads((whole / "evaluation" / "test.json").read_text()) == json.loads(
+        json.dumps(result)
+    )
+    lines = (whole / "evaluation" / "test_predictions.csv").read_text().splitlines()
+    assert len(lines) == len(rows) + 1
+    cases = np.load(whole / "evaluation" / "test_cases.npz")
+    assert cases["image"].shape[1:] == (32, 32, 3)
+    np.testing.assert_allclose(cases["map/attention"].sum((2, 3)), 1, atol=1e-5)
+    with pytest.raises(InputError, match="split: 'tests' given; did you mean 'test'"):
+        evaluate.evaluate(whole, "tests")
+
+
+def test_early_stopping_by_hand(tiny_config):
+    """Keras' EarlyStopping(min_delta=.001, patience=2) and ModelCheckpoint(save_best_only)."""
+    tiny_config.best = "accuracy"
+    tiny_config.early_stopping.update(metric="loss", patience=2, min_delta=0.001)
+    memory, stopped, bests = train.Memory(), [], []
+    for loss, accuracy in [
+        (1.0, 0.5),
+        (0.9, 0.4),
+        (0.8995, 0.6),
+        (0.8985, 0.6),
+        (0.9, 0.1),
+        (0.8, 0.1),
+        (0.9, 0.7),
+    ]:
+        before = memory
+        memory = memory.after({"loss": loss, "accuracy": accuracy}, tiny_config)
+        stopped.append(memory.stops(tiny_config))
+        bests.append(memory.best != before.best)
+    assert stopped == [False, False, False, False, False, False, False]
+    assert bests == [True, False, True, False, False, False, True]
+    for loss in (0.8, 0.7999):
+        memory = memory.after({"loss": loss, "accuracy": 0.0}, tiny_config)
+    assert memory.stops(tiny_config)
+    assert memory == train.Memory(best=0.7, stopping=0.8, waited=3)
+
+
+def test_a_run_stops_early_and_stays_stopped(tiny_config, tmp_path):
+    tiny_config.optimizer.learning_rate = 0.0
+    tiny_config.average_decay = 0.0
+    tiny_config.early_stopping.update(metric="balanced_accuracy", patience=1)
+    tiny_config.augment.rotation = 0.0
+    folder = tmp_path / "run"
+    assert train.train(tiny_config, folder)
+    steps = [json.loads(line)["step"] for line in (folder / runs.LOG).open()]
+    assert max(steps) < 24
+    assert train.train(tiny_config, folder, lambda step: pytest.fail("a step was taken"))
+
+
+def test_another_config_in_the_same_folder_is_an_error(tiny_config, whole):
+    tiny_config.optimizer.learning_rate = 0.5
+    tiny_config.log_every_steps = 7  # changes nothing that is computed
+    before = sorted(path.name for path in whole.iterdir())
+    with pytest.raises(InputError) as error:
+        train.train(tiny_config, whole)
+    assert "optimizer.learning_rate: 0.001 -> 0.5" in str(error.value)
+    assert "log_every_steps" not in str(error.value)
+    assert sorted(path.name for path in whole.iterdir()) == before
+    assert final(tiny_config, whole)[0].step == 24
+
+
+def test_a_folder_with_other_files_is_left_alone(tiny_config, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match="holds other files than a run"):
+        train.train(tiny_config, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_another_split_in_the_same_run_is_an_error(tiny_config, whole):
+    path = whole / runs.SPLIT
+    lines = path.read_text().splitlines()
+    swapped = [line.replace(",test", ",train") for line in lines]
+    path.write_text("\n".join(swapped) + "\n")
+    with pytest.raises(InputError, match=r"split.csv: its train part is not the one"):
+        train.train(tiny_config, whole)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tiny_config, tmp_path):
+    tiny_config.optimizer.update(name="sgd", learning_rate=1e30, schedule="constant", warmup=0.0)
+    with pytest.raises(InputError, match="the loss became .* a lower optimizer.learning_rate"):
+        train.train(tiny_config, tmp_path / "run")
+
+
+WRONG = [
+    ({"best": "acuracy"}, "best: 'acuracy' given; did you mean 'accuracy'"),
+    ({"early_stopping.metric": "lose"}, "early_stopping.metric: 'lose' given"),
+    ({"dtype": "float16"}, "dtype: 'float16' given; did you mean 'bfloat16'"),
+    ({"epochs": 0}, "epochs: 0 given"),
+    ({"batch_size": 0}, "batch_size: 0 given"),
+    ({"evaluation.views": 4}, "evaluation.views: 4 given, 1 or 8 wanted"),
+    ({"model.name": "tyni"}, "did you mean 'tiny'"),
+    ({"dataset.name": "ham"}, "dataset.name: 'ham' given"),
+    ({"dataset.name": "prepared"}, "dataset.data_dir: nothing given"),
+    ({"dataset.name": "prepared", "dataset.data_dir": "nowhere"}, "nowhere"),
+    ({"plan.strategy": "over"}, "plan.strategy: 'over' given"),
+    ({"loader.name": "memory"}, "loader.name: 'memory' given"),
+    ({"normalisation": "zscore"}, "normalisation: 'zscore' given"),
+    ({"augment.zoom": 1.5}, "augment.zoom: 1.5 given"),
+    ({"loss.reduction": "sum"}, "loss.reduction: 'sum' given"),
+    ({"split.test": 2.0}, "split.test: 2.0 given"),
+]
+
+
+@pytest.mark.parametrize(("fields", "message"), WRONG)
+def test_a_wrong_field_is_one_clear_error_and_changes_nothing(
+    tiny_config, tmp_path, fields, message
+):
+    tiny_config.update_from_flattened_dict(fields)
+    with pytest.raises(InputError) as error:
+        train.train(tiny_config, tmp_path / "run")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
