@@ -20,15 +20,13 @@ from ml_collections import ConfigDict
 from jaxattn.config import base
 from jaxattn.errors import InputError
 
-ARGUMENTS = ("datta", "baseline", "paper")
-
 
 def get_config(arguments: str = "") -> ConfigDict:
     chosen = set(filter(None, arguments.split(",")))
-    if not chosen <= set(ARGUMENTS) or {"baseline", "paper"} <= chosen:
+    variant = "".join(chosen - {"datta"})
+    if variant not in ("", "baseline", "paper"):
         raise InputError(
-            f"configs/ham_irv2.py:{arguments} given; of {', '.join(ARGUMENTS)} at most one of "
-            "the last two wanted"
+            f"configs/ham_irv2.py:{arguments} given, datta and one of baseline and paper wanted"
         )
     config = base()
     config.dataset.name = "prepared"
@@ -37,9 +35,8 @@ def get_config(arguments: str = "") -> ConfigDict:
     config.plan.strategy = "equal"
     config.plan.per_class = 8000
     config.augment.brightness = 0.0  # rotation, shifts, zoom and flips are the default: the paper's
-    config.model.name = "irv2" if "baseline" in chosen else "irv2_sa"
-    if "paper" in chosen:
-        config.model.semantics = "paper"
+    config.model.name = {"baseline": "irv2", "paper": "irv2_sa_paper"}.get(variant, "irv2_sa")
+    if variant == "paper":
         config.normalisation = "unit"
     config.dtype = "bfloat16"
     config.loss.class_weights.mel = 5.0

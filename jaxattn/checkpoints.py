@@ -1,31 +1,31 @@
 """Checkpoints of a run: the latest, and the best by a validation metric. Orbax behind two verbs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxattn.errors import InputError
 from jaxattn.state import TrainState
 
 
 class Checkpoints:
-    """The checkpoints in a folder; a context manager that waits for pending writes."""
+    """The checkpoints in a folder; a context manager that waits for pending writes.
+
+    Attributes:
+        best: Step of the best checkpoint, None where there is none.
+    """
 
     def __init__(self, folder: Path):
         """Opens the folder, making it where it is not there."""
-        improved = policies.BestN(
-            get_metric_fn=lambda metrics: metrics["order"],
-            n=1,
-            keep_checkpoints_without_metrics=False,
+        self.best: int | None = None
+        self._manager = ocp.CheckpointManager(
+            folder.absolute(), options=ocp.CheckpointManagerOptions(preservation_policy=self)
         )
-        options = ocp.CheckpointManagerOptions(
-            best_fn=lambda metrics: metrics["order"],
-            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(1), improved]),
-        )
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        if self.latest is not None:
+            self.best = self._notes(self.latest)["best"]
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -33,17 +33,16 @@ class Checkpoints:
     def __exit__(self, *error: object) -> None:
         self._manager.close()
 
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Orbax asks which checkpoints to keep: the latest and the best."""
+        del context
+        latest = max(checkpoint.step for checkpoint in checkpoints)
+        return [checkpoint.step in (latest, self.best) for checkpoint in checkpoints]
+
     @property
     def latest(self) -> int | None:
         """Step of the latest checkpoint, None where there is none."""
         return self._manager.latest_step()
-
-    @property
-    def best(self) -> int | None:
-        """Step of the best checkpoint, None where there is none."""
-        # Without any metrics Orbax answers with the latest step.
-        step = self._manager.best_step()
-        return step if step is not None and self._manager.metrics(step) else None
 
     def save(self, state: TrainState, progress: dict[str, Any], *, best: bool) -> None:
         """Saves a state in the background.
@@ -54,15 +53,15 @@ class Checkpoints:
             best: Whether this one takes the place of the best checkpoint so far.
         """
         step = int(state.step)
-        if step == self.latest and not best:
+        if step == self.latest:
             return
-        # The best is the last one that was called so: which metric that was is the caller's matter.
+        self.best = step if best else self.best
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)
+                state=ocp.args.StandardSave(state),
+                notes=ocp.args.JsonSave({"best": self.best, "progress": progress}),
             ),
-            metrics={"order": step} if best else None,
         )
 
     def restore(self, step: int, like: Any) -> tuple[TrainState, dict[str, Any]]:
@@ -76,12 +75,13 @@ class Checkpoints:
             The state and the progress saved with it.
         """
         restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(like), progress=ocp.args.JsonRestore()
-            ),
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like))
         )
-        return restored["state"], restored["progress"]
+        return restored["state"], self._notes(step)["progress"]
+
+    def _notes(self, step: int) -> dict[str, Any]:
+        args = ocp.args.Composite(notes=ocp.args.JsonRestore())
+        return self._manager.restore(step, args=args)["notes"]
 
     def choose(self, name: str) -> int:
         """The step of the checkpoint called ``best`` or ``latest``; best falls back on latest.

@@ -4,7 +4,7 @@ import difflib
 import sys
 from collections.abc import Callable, Iterable
 
-from absl import app
+from absl import app, flags, logging
 
 
 class InputError(ValueError):
@@ -41,4 +41,18 @@ def run_main(main: Callable[[list[str]], object]) -> None:
             return 130
         return 0
 
-    app.run(guarded)
+    logging.set_verbosity(logging.WARNING)
+    app.run(guarded, flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Parses flags; a wrong one is one sentence, and not the traceback of a config's override."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        # ml_collections wraps what a config file raised, traceback and all, into a flags.Error.
+        text = str(error).rpartition("InputError: ")[2].strip().split("\n\n")[0]
+        if isinstance(error, AttributeError | KeyError):
+            text = "config has no field " + text.strip("\"'").replace("\\'", "'").replace("\\n", "; ")
+        print("error:", " ".join(text.split()), file=sys.stderr)
+        sys.exit(2)

@@ -98,16 +98,15 @@ def _write_cases(
     examples = [dataset.records[row] for row in rows]
     images = np.stack([example["image"] for example in examples])
     masks = [example.get("mask", np.zeros(images.shape[1:3], np.uint8)) for example in examples]
-    np.savez_compressed(
-        path,
-        image_id=dataset.table["image_id"][rows],
-        image=images,
-        mask=np.stack(masks),
-        label=dataset.labels[rows],
-        prediction=probabilities.argmax(1),
-        probability=probabilities.max(1),
-        **{f"map/{name}": values for name, values in maps.items()},
-    )
+    arrays: dict[str, Any] = {
+        "image_id": dataset.table["image_id"][rows],
+        "image": images,
+        "mask": np.stack(masks),
+        "label": dataset.labels[rows],
+        "prediction": probabilities.argmax(1),
+        "probability": probabilities.max(1),
+    }
+    np.savez_compressed(path, **arrays, **{f"map/{name}": m for name, m in maps.items()})
 
 
 def main(argv: list[str]) -> None:

@@ -27,7 +27,7 @@ class TrainState(flax.struct.PyTreeNode):
     params: Any
     batch_stats: Any
     opt_state: optax.OptState
-    average: Variables | None
+    average: Any
 
     @property
     def variables(self) -> Variables:

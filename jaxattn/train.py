@@ -123,7 +123,8 @@ def _loop(
                 rate = images / (time.perf_counter() - since)
                 epoch = step / built.steps_per_epoch
                 log.write("train", step, epoch=epoch, images_per_second=rate, **values)
-                bar.update(bar.task_ids[0], completed=step, rate=rate, loss=values["loss"])
+                status = f"{rate:.1f} images/s, loss {values['loss']:.3f}"
+                bar.update(bar.task_ids[0], completed=step, status=status)
                 pending, since, images = [], time.perf_counter(), 0
             if step % built.steps_per_epoch == 0:
                 before = memory
@@ -132,7 +133,7 @@ def _loop(
                     memory = memory.after(values, config)
                     epoch = step // built.steps_per_epoch
                     log.write("validation", step, epoch=float(epoch), **values)
-                    bar.console.print(_line(epoch, config.epochs, values))
+                    bar.console.print(_line(epoch, config.epochs, values), soft_wrap=True)
                 saved.save(state, dataclasses.asdict(memory), best=memory.best != before.best)
                 if memory.stops(config):
                     break
@@ -176,11 +177,11 @@ def _progress(built: experiment.Experiment, step: int) -> Progress:
     bar = Progress(
         TextColumn("step {task.completed}/{task.total}"),
         BarColumn(),
-        TextColumn("{task.fields[rate]:.1f} images/s, loss {task.fields[loss]:.3f}, left"),
+        TextColumn("{task.fields[status]}, left"),
         TimeRemainingColumn(),
         console=Console(stderr=True),
     )
-    bar.add_task("", total=built.total_steps, completed=step, rate=0.0, loss=float("nan"))
+    bar.add_task("", total=built.total_steps, completed=step, status="compiling")
     return bar
 
 
@@ -211,8 +212,10 @@ def main(argv: list[str]) -> None:
     given = flags.FLAGS
     if given.distributed:
         jax.distributed.initialize()
-    name = Path(config_flags.get_config_filename(given["config"]).split(":")[0]).stem
-    folder = Path(given.workdir or f"runs/{name}")
+    file = Path(config_flags.get_config_filename(given["config"]).split(":")[0])
+    if not file.is_file():
+        raise InputError(f"--config: {str(file)!r} given, a file of configs/ wanted")
+    folder = Path(given.workdir or f"runs/{file.stem}")
     if not train(given.config, folder, _signals()):
         print(f"stopped; the same command resumes {folder}")
         return

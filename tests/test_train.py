@@ -19,6 +19,11 @@ def final(config, folder):
     return state, memory
 
 
+def entries(folder):
+    """What a run logged."""
+    return [json.loads(line) for line in (folder / runs.LOG).read_text().splitlines()]
+
+
 def differing(one, other):
     """Names of the leaves that are not bit for bit the same."""
     pairs = zip(jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(other), strict=True)
@@ -52,7 +57,7 @@ def test_resuming_is_bit_for_bit(tiny_config, whole, tmp_path, stops, loader):
     logs = [
         {
             (entry["kind"], entry["step"]): entry.get("balanced_accuracy")
-            for entry in map(json.loads, (folder / runs.LOG).open())
+            for entry in entries(folder)
             if entry["kind"] == "validation"
         }
         for folder in (whole, tmp_path / "stopped")
@@ -68,15 +73,15 @@ def test_a_finished_run_is_not_trained_again(tiny_config, whole):
 
 
 def test_what_a_run_leaves(tiny_config, whole):
-    entries = [json.loads(line) for line in (whole / runs.LOG).open()]
-    steps = [entry["step"] for entry in entries if entry["kind"] == "train"]
+    log = entries(whole)
+    steps = [entry["step"] for entry in log if entry["kind"] == "train"]
     assert steps == [4, 8, 12, 16, 20, 24]
-    assert all(entry["images_per_second"] > 0 for entry in entries if entry["kind"] == "train")
+    assert all(entry["images_per_second"] > 0 for entry in log if entry["kind"] == "train")
     assert json.loads((whole / runs.CONFIG).read_text())["model"] == {"name": "tiny", "width": 8}
     assert len((whole / runs.SPLIT).read_text().splitlines()) == 211
     assert list((whole / "tensorboard").glob("events.*"))
     best = max(
-        (entry for entry in entries if entry["kind"] == "validation"),
+        (entry for entry in log if entry["kind"] == "validation"),
         key=lambda entry: entry["balanced_accuracy"],
     )
     with Checkpoints(whole / runs.CHECKPOINTS) as saved:
@@ -139,8 +144,7 @@ def test_a_run_stops_early_and_stays_stopped(tiny_config, tmp_path):
     tiny_config.augment.rotation = 0.0
     folder = tmp_path / "run"
     assert train.train(tiny_config, folder)
-    steps = [json.loads(line)["step"] for line in (folder / runs.LOG).open()]
-    assert max(steps) < 24
+    assert max(entry["step"] for entry in entries(folder)) < 24
     assert train.train(tiny_config, folder, lambda step: pytest.fail("a step was taken"))
 
 
@@ -207,4 +211,71 @@ def test_a_wrong_field_is_one_clear_error_and_changes_nothing(
         train.train(tiny_config, tmp_path / "run")
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def command(*arguments, **kwargs):
+    """Runs the command line on a small run of the quickstart's model."""
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "jaxattn.train",
+            f"--config={ROOT}/configs/quickstart.py",
+            "--config.dataset.num_images=210",
+            "--config.dataset.image_size=32",
+            "--config.model.width=8",
+            "--config.batch_size=16",
+            "--config.epochs=3",
+            "--config.steps_per_epoch=20",
+            "--config.log_every_steps=1",
+            *arguments,
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **kwargs,
+    )
+
+
+def test_the_command_line_stops_on_a_signal_resumes_evaluates_and_reports(tmp_path):
+    folder = tmp_path / "run"
+    running = command(f"--workdir={folder}")
+    deadline = time.monotonic() + 300
+    while not (folder / runs.LOG).exists() or len(entries(folder)) < 2:
+        assert running.poll() is None, running.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    running.send_signal(signal.SIGTERM)
+    out, _ = running.communicate()
+    assert running.returncode == 0
+    assert f"the same command resumes {folder}" in out
+    stopped = max(entry["step"] for entry in entries(folder))
+    assert 2 <= stopped < 60
+    resumed = command(f"--workdir={folder}")
+    out, err = resumed.communicate()
+    assert resumed.returncode == 0, err
+    # Each step was taken once, in one of the two processes.
+    taken = [entry["step"] for entry in entries(folder) if entry["kind"] == "train"]
+    assert taken == list(range(1, 61))
+    assert "balanced accuracy" in out
+    assert f"report: {folder / 'report.html'}" in out
+    assert (folder / "report.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--config.optimizer.learning_rte=1", "learning_rate"),
+        ("--config.batch_size=many", "many"),
+        ("--config.model.name=attention_cn", "did you mean 'attention_cnn'"),
+        ("surplus", "surplus"),
+    ],
+)
+def test_a_wrong_argument_is_one_clear_error(tmp_path, argument, message):
+    running = command(f"--workdir={tmp_path / 'run'}", argument)
+    out, err = running.communicate()
+    assert running.returncode != 0
+    assert message in (out + err)
+    assert "Traceback" not in (out + err)
     assert not (tmp_path / "run").exists()
