@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxattn.errors import InputError, suggestion
+from jaxattn.models.attention_cnn import AttentionCNN
 from jaxattn.models.inception_resnet_v2 import SoftAttentionIRv2
 
 
@@ -39,6 +40,7 @@ class Model:
 
 #: Every classifier, by the name that a config gives it.
 MODELS: Mapping[str, Model] = {
+    "attention_cnn": Model(AttentionCNN, 64),
     "irv2": Model(SoftAttentionIRv2, 299, {"semantics": None, "heads": 0}),
     "irv2_sa": Model(SoftAttentionIRv2, 299, {"semantics": "released"}),
     "irv2_sa_paper": Model(SoftAttentionIRv2, 299, {"semantics": "paper"}),
