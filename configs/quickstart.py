@@ -12,4 +12,7 @@ from jaxattn.config import base
 
 
 def get_config() -> ConfigDict:
-    return base()
+    config = base()
+    config.cpu_devices = 2
+    config.epochs = 12
+    return config

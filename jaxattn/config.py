@@ -103,6 +103,7 @@ def base() -> ConfigDict:
             workers=0,  # grain: processes; 0: threads
         )
     )
+    config.cpu_devices = 1  # without an accelerator: devices to make of the cores, see sharding
     config.log_every_steps = 20
     config.checkpoint_every_steps = 1000  # and at each epoch's end
     return config

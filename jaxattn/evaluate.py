@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from jaxattn import experiment, metrics, overlays, published, report, runs
+from jaxattn import experiment, metrics, overlays, published, report, runs, sharding
 from jaxattn.data import splits
 from jaxattn.data.dataset import Dataset
 from jaxattn.errors import InputError, run_main, suggestion
@@ -114,6 +114,7 @@ def main(argv: list[str]) -> None:
     del argv
     given = flags.FLAGS
     folder = Path(given.workdir)
+    sharding.split_cpu(runs.read_config(folder).cpu_devices)
     evaluate(folder, given.split, given.checkpoint, given.data_dir)
     print(f"report: {report.write(folder)}")
 

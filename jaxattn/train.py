@@ -17,7 +17,7 @@ from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jaxattn import evaluate, experiment, metrics, report, runs
+from jaxattn import evaluate, experiment, metrics, report, runs, sharding
 from jaxattn.checkpoints import Checkpoints
 from jaxattn.errors import InputError, run_main
 from jaxattn.state import TrainState
@@ -216,6 +216,7 @@ def main(argv: list[str]) -> None:
     if not file.is_file():
         raise InputError(f"--config: {str(file)!r} given, a file of configs/ wanted")
     folder = Path(given.workdir or f"runs/{file.stem}")
+    sharding.split_cpu(given.config.cpu_devices)
     if not train(given.config, folder, _signals()):
         print(f"stopped; the same command resumes {folder}")
         return

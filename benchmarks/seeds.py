@@ -1,0 +1,116 @@
+"""What a config reaches over several seeds, beside two baselines on the same splits.
+
+    python benchmarks/seeds.py --name=ham_small --runs=runs/seed0,runs/seed1,runs/seed2
+
+takes finished runs of one config, each with its own seeds, fits the baselines on the training part
+of each run's split and writes ``benchmarks/results/NAME.json`` and a table, ``NAME.md``. The
+baselines: the commonest class for every image; logistic regression, classes balanced, on the
+images' pixels averaged down to 8x8.
+"""
+
+import json
+import os
+import platform
+import statistics
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from jaxattn import experiment, metrics, runs
+from jaxattn.errors import InputError, run_main
+
+MEASURES = {
+    "balanced accuracy": lambda m: m["balanced_accuracy"],
+    "macro AUC": lambda m: m["macro"]["auc"],
+    "accuracy": lambda m: m["accuracy"],
+}
+RESULTS = Path(__file__).parent / "results"
+
+
+def baselines(folder: Path) -> dict[str, dict]:
+    """Metrics of the baselines on the test part of a run's split."""
+    built = experiment.build(runs.read_config(folder))
+    labels, records = built.dataset.labels, built.dataset.records
+    pixels = np.stack(
+        [
+            np.asarray(Image.fromarray(records[row]["image"]).resize((8, 8), Image.Resampling.BOX))
+            for row in range(len(built.dataset))
+        ]
+    ).reshape(len(labels), -1)
+    train, test = built.split["train"], built.split["test"]
+    regression = make_pipeline(
+        StandardScaler(), LogisticRegression(max_iter=1000, class_weight="balanced", C=0.01)
+    )
+    regression.fit(pixels[train], labels[train])
+    classes = len(built.dataset.class_names)
+    majority = np.bincount(labels[train], minlength=classes) / len(train)
+    predictions = {
+        "majority vote": np.tile(majority, (len(test), 1)),
+        "logistic regression, 8x8 pixels": regression.predict_proba(pixels[test]),
+    }
+    return {
+        name: metrics.classification(labels[test], p, built.dataset.class_names)
+        for name, p in predictions.items()
+    }
+
+
+def collect(folder: Path) -> dict:
+    """One run: its metrics, its seeds, its minutes of training, and the baselines."""
+    path = folder / "evaluation" / "test.json"
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; a finished and evaluated run wanted")
+    result, config = json.loads(path.read_text()), runs.read_config(folder)
+    spent = (folder / runs.LOG).stat().st_mtime - (folder / runs.CONFIG).stat().st_mtime
+    return {
+        "seed": config.seed,
+        "split_seed": config.split.seed,
+        "minutes": spent / 60,
+        "test_images": result["images"],
+        "device": result["device"],
+        "versions": result["versions"],
+        "rows": {config.model.name: result["metrics"], **baselines(folder)},
+    }
+
+
+def table(collected: list[dict]) -> str:
+    """Markdown: a row for each predictor, mean and standard deviation over the seeds."""
+    lines = [f"| | {' | '.join(MEASURES)} |", "|---" * (len(MEASURES) + 1) + "|"]
+    for row in collected[0]["rows"]:
+        cells = []
+        for measure in MEASURES.values():
+            values = [measure(one["rows"][row]) for one in collected]
+            spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.3f}{spread}")
+        lines.append(f"| {row} | {' | '.join(cells)} |")
+    minutes = ", ".join(f"{one['minutes']:.1f}" for one in collected)
+    first = collected[0]
+    lines += [
+        "",
+        f"Test part of {len(collected)} lesion splits, mean ± standard deviation over the seeds "
+        f"{', '.join(str(one['seed']) for one in collected)}. Training took {minutes} minutes on "
+        f"{os.cpu_count()} cores ({platform.machine()}; {first['device']}; jax "
+        f"{first['versions']['jax']}).",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: list[str]) -> None:
+    """The command line."""
+    del argv
+    collected = [collect(Path(folder)) for folder in flags.FLAGS.runs]
+    runs.write_json(
+        RESULTS / f"{flags.FLAGS.name}.json", {"cores": os.cpu_count(), "runs": collected}
+    )
+    (RESULTS / f"{flags.FLAGS.name}.md").write_text(table(collected))
+    print(table(collected), end="")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("name", None, "Name of the result files.", required=True)
+    flags.DEFINE_list("runs", None, "Folders of finished runs.", required=True)
+    run_main(main)
