@@ -12,7 +12,7 @@ from jaxattn.data.augment import (
     augment,
     bilinear,
     draw_affine,
-    normalise,
+    normalisation,
 )
 from jaxattn.errors import InputError
 
@@ -144,10 +144,10 @@ def test_a_pure_function_of_the_key_under_jit():
 
 def test_normalise_ends_of_the_range():
     ends = jnp.array([0.0, 0.5, 1.0])
-    np.testing.assert_allclose(normalise(ends, "minus_one_one"), [-1, 0, 1])
-    np.testing.assert_allclose(normalise(ends, "unit"), [0, 0.5, 1])
+    np.testing.assert_allclose(normalisation("minus_one_one")(ends), [-1, 0, 1])
+    np.testing.assert_allclose(normalisation("unit")(ends), [0, 0.5, 1])
     with pytest.raises(InputError, match="did you mean 'unit'"):
-        normalise(ends, "units")
+        normalisation("units")
 
 
 def test_wrong_range_is_one_clear_error():
