@@ -1,13 +1,11 @@
 import dataclasses
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jaxattn.data import splits
+from jaxattn.data import ham10000, splits
 from jaxattn.errors import InputError
 
 metadata = st.integers(0, 2**32 - 1).map(np.random.default_rng)
@@ -113,15 +111,11 @@ def test_wrong_argument_is_one_clear_error(make_dataset, arguments, message):
     assert message in str(error.value)
 
 
-@pytest.mark.skipif(
-    "JAXATTN_DATA" not in os.environ, reason="JAXATTN_DATA names no folder with HAM10000's metadata"
-)
-def test_datta_counts_on_ham10000(make_dataset):
+def test_datta_counts_on_ham10000(make_dataset, real_source):
     """The test set of each size has the printed counts of every class (Datta et al., notebooks)."""
-    metadata = read_metadata(Path(os.environ["JAXATTN_DATA"]))
-    names = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
-    labels = [names.index(dx) for dx in metadata["dx"]]
-    dataset = make_dataset(labels, metadata["lesion_id"], names=names)
+    rows = ham10000.read(real_source).rows
+    labels = [ham10000.CLASS_NAMES.index(row.dx) for row in rows]
+    dataset = make_dataset(labels, [row.lesion_id for row in rows], names=ham10000.CLASS_NAMES)
     expected = {
         0.15: [23, 26, 66, 6, 34, 663, 10],
         0.20: [30, 35, 88, 8, 46, 883, 13],
@@ -130,14 +124,3 @@ def test_datta_counts_on_ham10000(make_dataset):
     for test, counts in expected.items():
         split = splits.make(dataset, "datta", test=test)
         assert np.bincount(dataset.labels[split["test"]]).tolist() == counts
-
-
-def read_metadata(folder: Path):
-    import csv
-    import io
-    import tarfile
-
-    with tarfile.open(folder / "ham10000.tar") as tar:
-        file = tar.extractfile("ham10000/HAM10000_metadata.csv")
-        rows = list(csv.DictReader(io.TextIOWrapper(file)))
-    return {name: [row[name] for row in rows] for name in ("dx", "lesion_id")}

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import tarfile
 import time
 from pathlib import Path
 
@@ -218,22 +217,6 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path, fake):
     # Were records kept, 300 more of them would show in full.
     assert 300 * size > 60e6
     assert peaks[400] - peaks[100] < 0.3 * 300 * size
-
-
-@pytest.fixture(scope="module")
-def real_source(tmp_path_factory):
-    """The real HAM10000, where the environment says that it is there."""
-    where = os.environ.get("JAXATTN_DATA")
-    if not where:
-        pytest.skip("JAXATTN_DATA does not name a folder with ham10000.tar or ham10000/")
-    if (Path(where) / "ham10000").is_dir():
-        return Path(where) / "ham10000"
-    if not (Path(where) / "ham10000.tar").is_file():
-        pytest.skip(f"JAXATTN_DATA={where} holds neither ham10000.tar nor ham10000/")
-    folder = tmp_path_factory.mktemp("real")
-    with tarfile.open(Path(where) / "ham10000.tar") as tar:
-        tar.extractall(folder, filter="data")
-    return next(folder.rglob("HAM10000_metadata*")).parent
 
 
 @pytest.mark.slow
