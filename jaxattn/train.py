@@ -56,7 +56,7 @@ class Memory:
 
 
 def _better(metric: str, value: float, than: float | None, by: float = 0.0) -> bool:
-    if than is None:
+    if than is None or np.isnan(than):
         return True
     return value < than - by if metric in LOWER_IS_BETTER else value > than + by
 
@@ -109,7 +109,7 @@ def _loop(
     config, step, pending = built.config, int(state.step), []
     train_step, predict_step = built.train_step(), built.predict_step()
     with _progress(built, step) as bar:
-        since, images = time.perf_counter(), 0
+        since, images = None, 0
         for batch in built.loader.training(built.plan, step, built.total_steps):
             if stop(step):
                 saved.save(state, dataclasses.asdict(memory), best=False)
@@ -117,7 +117,11 @@ def _loop(
             state, values = train_step(state, built.loader.data, batch)
             step += 1
             pending.append(values)
-            images += config.batch_size
+            if since is None:  # the rate is that of steps alone: not of compiling and validating
+                jax.block_until_ready(values)
+                since = time.perf_counter()
+            else:
+                images += config.batch_size
             if step % config.log_every_steps == 0:
                 values = _mean(pending)
                 rate = images / (time.perf_counter() - since)
@@ -137,7 +141,7 @@ def _loop(
                 saved.save(state, dataclasses.asdict(memory), best=memory.best != before.best)
                 if memory.stops(config):
                     break
-                since, images = time.perf_counter(), 0
+                since, images = None, 0
             elif config.checkpoint_every_steps and step % config.checkpoint_every_steps == 0:
                 saved.save(state, dataclasses.asdict(memory), best=False)
     return True
@@ -158,7 +162,8 @@ def validate(
         "loss": float(-np.log(likelihood).mean()),
         "accuracy": values["accuracy"],
         "balanced_accuracy": values["balanced_accuracy"],
-        "macro_auc": values["macro"]["auc"],
+        # None where the part is of one class.
+        "macro_auc": float("nan") if values["macro"]["auc"] is None else values["macro"]["auc"],
     }
 
 
