@@ -53,6 +53,7 @@ def _parse(argv: list[str]) -> list[str]:
         # ml_collections wraps what a config file raised, traceback and all, into a flags.Error.
         text = str(error).rpartition("InputError: ")[2].strip().split("\n\n")[0]
         if isinstance(error, AttributeError | KeyError):
-            text = "config has no field " + text.strip("\"'").replace("\\'", "'").replace("\\n", "; ")
+            text = text.strip("\"'").replace("\\'", "'").replace("\\n", "; ")
+            text = f"config has no field {text}"
         print("error:", " ".join(text.split()), file=sys.stderr)
         sys.exit(2)

@@ -105,8 +105,9 @@ def _write_cases(
         "label": dataset.labels[rows],
         "prediction": probabilities.argmax(1),
         "probability": probabilities.max(1),
+        **{f"map/{name}": values for name, values in maps.items()},
     }
-    np.savez_compressed(path, **arrays, **{f"map/{name}": m for name, m in maps.items()})
+    np.savez_compressed(path, **arrays)
 
 
 def main(argv: list[str]) -> None:
@@ -116,7 +117,8 @@ def main(argv: list[str]) -> None:
     folder = Path(given.workdir)
     sharding.split_cpu(runs.read_config(folder).cpu_devices)
     evaluate(folder, given.split, given.checkpoint, given.data_dir)
-    print(f"report: {report.write(folder)}")
+    if given.split == "test":  # what the report is about
+        print(f"report: {report.write(folder)}")
 
 
 if __name__ == "__main__":
