@@ -34,13 +34,14 @@ class Dataset:
         name: Name of the data set.
         class_names: One name per class; a label is an index into it.
         table: The columns of ``COLUMNS``, each of shape ``(N,)``; row i describes record i.
-        records: ``records[i]`` decodes record i. Must be picklable, for loader processes.
+        records: ``records[i]`` decodes record i, an `Example`. Must be picklable, for loader
+            processes. (Annotated loosely: checking the type of an item would decode an image.)
     """
 
     name: str
     class_names: tuple[str, ...]
     table: Mapping[str, np.ndarray]
-    records: Sequence[Example]
+    records: Sequence[Any]
 
     def __len__(self) -> int:
         return len(self.table["label"])
