@@ -54,6 +54,7 @@ def evaluate(
         "split": part,
         "checkpoint": checkpoint,
         "step": step,
+        "dataset": built.dataset.name,
         "images": len(rows),
         "lesions": len(np.unique(built.dataset.table["lesion_id"][rows])),
         "metrics": values,

@@ -134,8 +134,8 @@ class Run:
 
     @property
     def data_name(self) -> str:
-        """The data set of the config; '' where it names none."""
-        return self.setting("data") or self.setting("dataset")
+        """The data set that was evaluated on; '' where the evaluation names none."""
+        return str(self.evaluation.get("dataset", ""))
 
     def setting(self, field: str) -> str:
         """A field of the config that is either a name or a group with a ``name``; else ''."""

@@ -72,7 +72,7 @@ def make_run(folder, names=published.CLASSES, present=7, maps=("soft_attention",
     (folder / "evaluation").mkdir(parents=True)
     config = {
         "model": {"name": "irv2_sa", "dropout": 0.5},
-        "data": {"name": "ham10000", "note": "<b> & 'quotes'"},
+        "dataset": {"name": "prepared", "note": "<b> & 'quotes'"},
         "seed": 17,
     }
     (folder / "config.json").write_text(json.dumps(config))
@@ -92,6 +92,7 @@ def make_run(folder, names=published.CLASSES, present=7, maps=("soft_attention",
         "split": "test",
         "checkpoint": "best",
         "step": 15,
+        "dataset": "ham10000",
         "metrics": metrics.classification(labels, probabilities, names),
         "device": "a device",
         "versions": {"jax": "9.8.7"},
