@@ -4,8 +4,8 @@
     python -m jaxattn.train --config=configs/ham_small.py --config.dataset.data_dir=data/ham10000
 
 One million parameters, Soft-Attention as the paper has it, about a quarter of an hour on two CPU
-cores; what it reaches on the lesion split is in the README. ``--config.seed`` and ``--config.split.seed``
-choose the training's and the split's random numbers.
+cores; what it reaches on the lesion split is in the README. ``--config.seed`` chooses the random
+numbers of the training, ``--config.split.seed`` those of the split.
 """
 
 from ml_collections import ConfigDict

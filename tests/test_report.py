@@ -142,7 +142,7 @@ def test_numbers_of_the_run_are_in_the_page(tmp_path):
     assert page.row("images") == ["28"]
     assert page.row("lesions") == ["14"]
     assert page.row("checkpoint") == ["best, step 15"]
-    assert page.row("data.note") == ["<b> & 'quotes'"]
+    assert page.row("dataset.note") == ["<b> & 'quotes'"]
     assert page.row("seed") == ["17"]
     assert page.row("jax") == ["9.8.7"]
     assert page.row("device") == ["a device"]
