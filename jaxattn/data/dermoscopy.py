@@ -348,7 +348,7 @@ def _scatter(
 def _distance(
     plane: LesionPlane,
     points: Float[np.ndarray, "N 2"],
-    radii: Float[np.ndarray, "N"] | None = None,
+    radii: Float[np.ndarray, " N"] | None = None,
 ) -> Plane:
     """Distance to the nearest of the points, in that point's radius where radii are given."""
     radii = np.ones(len(points)) if radii is None else radii

@@ -105,6 +105,7 @@ class Plan:
             raise InputError("plan: no training images given, at least one wanted")
         if self.batch_size < 1:
             raise InputError(f"batch_size: {self.batch_size} given, 1 or more wanted")
+        counts(self.labels, self.strategy, self.per_class)  # raises for a wrong strategy
 
     @functools.cached_property
     def pass_length(self) -> int:

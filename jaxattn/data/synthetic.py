@@ -94,8 +94,8 @@ class Renderings(Sequence[Example]):
         seed: Seed of the data set.
     """
 
-    labels: Int[np.ndarray, "N"]
-    lesions: Int[np.ndarray, "N"]
+    labels: Int[np.ndarray, " N"]
+    lesions: Int[np.ndarray, " N"]
     image_size: int
     seed: int
 
@@ -113,7 +113,7 @@ class Renderings(Sequence[Example]):
         return Example(image=image, mask=mask)
 
 
-def _labels(num_images: int, weights: Int[np.ndarray, "C"]) -> Int[np.ndarray, "N"]:
+def _labels(num_images: int, weights: Int[np.ndarray, " C"]) -> Int[np.ndarray, " N"]:
     """Class of each image: first the sure images in turn, then by the Sainte-Laguë method.
 
     That method seats image after image, each time in the class with the largest quotient
@@ -127,7 +127,7 @@ def _labels(num_images: int, weights: Int[np.ndarray, "C"]) -> Int[np.ndarray, "
     return classes.ravel()[first].astype(np.int32)
 
 
-def _lesions(labels: Int[np.ndarray, "N"]) -> Int[np.ndarray, "N"]:
+def _lesions(labels: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
     """Number of each image's lesion, unique over the classes and unchanged as images are added."""
     lesions = np.empty(len(labels), np.int64)
     for label in range(len(CLASS_NAMES)):
@@ -139,7 +139,7 @@ def _lesions(labels: Int[np.ndarray, "N"]) -> Int[np.ndarray, "N"]:
 
 
 def _table(
-    labels: Int[np.ndarray, "N"], lesions: Int[np.ndarray, "N"], seed: int
+    labels: Int[np.ndarray, " N"], lesions: Int[np.ndarray, " N"], seed: int
 ) -> dict[str, np.ndarray]:
     """The table; what belongs to the patient is drawn once per lesion."""
     # One row of draws per lesion: the rows of the first lesions do not depend on how many follow.

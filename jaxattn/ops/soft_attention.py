@@ -59,7 +59,7 @@ def _reachable(kernel: Float[Array, "C 3 3 1 K"], height: int) -> Float[Array, "
     return lax.pad(taps, jnp.zeros((), taps.dtype), [rows, (0, 0, 0), (0, 0, 0), (0, 0, 0)])
 
 
-def _toeplitz(rows: Float[Array, "R *tap"], height: int) -> Float[Array, "H H *tap"]:
+def _toeplitz(rows: Float[Array, " R *tap"], height: int) -> Float[Array, " H H *tap"]:
     """``t[h, r] = rows[r - h + H - 1]``: what input row r contributes to output row h.
 
     Repeating the 2H - 1 rows with a period of 2H and cutting them by 2H - 1 moves each line by one.
