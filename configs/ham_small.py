@@ -27,6 +27,7 @@ def get_config() -> ConfigDict:
     config.optimizer.learning_rate = 0.002
     config.average_decay = 0.998
     config.epochs = 11
+    config.model.width = 24
     config.cpu_devices = 2
     config.best = "loss"  # far steadier than a balanced accuracy over a dozen images of a class
     config.evaluation.views = 8

@@ -13,6 +13,7 @@ from jaxattn.config import base
 
 def get_config() -> ConfigDict:
     config = base()
+    config.model.width = 24
     config.cpu_devices = 2
     config.epochs = 12
     return config

@@ -85,14 +85,12 @@ def test_a_wrong_command_line(tmp_path):
 def test_ctrl_c_leaves_nothing(tmp_path):
     source = make_source(tmp_path / "source", 2000)
     command = [*COMMAND, f"--source={source}", f"--out={tmp_path / 'out'}"]
-    process = subprocess.Popen(
-        command,
-        env=ENV,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A job in the background of a shell ignores interrupts, and so would its children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    # A job in the background of a shell ignores interrupts, and so would the child.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(command, env=ENV, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".out.incomplete-*/*array_record*")):
         assert process.poll() is None
