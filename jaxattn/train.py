@@ -131,6 +131,7 @@ def _loop(
                 bar.update(bar.task_ids[0], completed=step, status=status)
                 pending, since, images = [], time.perf_counter(), 0
             if step % built.steps_per_epoch == 0:
+                bar.update(bar.task_ids[0], completed=step)
                 before = memory
                 values = validate(built, predict_step, state)
                 if values:
