@@ -87,12 +87,14 @@ def table(collected: list[dict]) -> str:
             spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
             cells.append(f"{statistics.mean(values):.3f}{spread}")
         lines.append(f"| {row} | {' | '.join(cells)} |")
+    seeds = [f"{one['seed']} and {one['split_seed']}" for one in collected]
     minutes = ", ".join(f"{one['minutes']:.1f}" for one in collected)
     first = collected[0]
     lines += [
         "",
-        f"Test part of {len(collected)} lesion splits, mean ± standard deviation over the seeds "
-        f"{', '.join(str(one['seed']) for one in collected)}. Training took {minutes} minutes on "
+        f"Test part, mean ± standard deviation over the runs; seed and seed of the split: "
+        f"{', '.join(seeds)}. "
+        f"Training took {minutes} minutes on "
         f"{os.cpu_count()} cores ({platform.machine()}; {first['device']}; jax "
         f"{first['versions']['jax']}).",
     ]
