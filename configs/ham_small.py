@@ -3,8 +3,8 @@
     python tools/prepare_ham10000.py --source=HAM10000 --out=data/ham10000
     python -m jaxattn.train --config=configs/ham_small.py --config.dataset.data_dir=data/ham10000
 
-One million parameters, Soft-Attention as the paper has it, about a quarter of an hour on two CPU
-cores; what it reaches on the lesion split is in the README. ``--config.seed`` chooses the random
+One million parameters, Soft-Attention as the paper has it, less than 25 minutes on two CPU cores;
+what it reaches on the lesion split is in the README. ``--config.seed`` chooses the random
 numbers of the training, ``--config.split.seed`` those of the split.
 """
 
