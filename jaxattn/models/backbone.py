@@ -99,6 +99,15 @@ class Backbone(nn.Module):
         return final
 
 
+def of_module(make: Callable[[], Any], inside: tuple[str, ...] = ()) -> Stage:
+    """A module called ``(x, train=, stop=)`` as a stage; ``make`` makes it, with its name."""
+
+    def apply(x: Array, train: bool, stop: tuple[str, ...]) -> Array:
+        return make()(x, train=train, stop=stop)
+
+    return Stage(apply, inside)
+
+
 def global_pool(x: Float[Array, "B H W C"], train: bool, stop: tuple[str, ...]) -> Array:
     """The mean over positions, float32: a stage's ``apply``."""
     return x.astype(jnp.float32).mean(axis=(1, 2))
@@ -113,3 +122,10 @@ def dense(name: str, features: int, dtype: Any = jnp.float32, activate: bool = F
         return nn.relu(x) if activate else x
 
     return Stage(apply)
+
+
+def classifier(num_classes: int | None) -> dict[str, Stage]:
+    """``global_pool`` and ``logits``, the end of most backbones; nothing without classes."""
+    if num_classes is None:
+        return {}
+    return {"global_pool": Stage(global_pool), "logits": dense("logits", num_classes)}

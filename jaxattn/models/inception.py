@@ -6,15 +6,15 @@ backbone's stage of one. Convolutions have no bias and batch norm no scale, as i
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxattn.models.backbone import Stage
-from jaxattn.models.layers import Conv
+from jaxattn.models.backbone import Stage, of_module
+from jaxattn.models.layers import Conv, ConvBN
 
 
 class ConvSpec(NamedTuple):
@@ -51,6 +51,17 @@ SQUARE = (3, 3)
 AVERAGE = PoolSpec(functools.partial(nn.avg_pool, count_include_pad=False), 1, "SAME")
 HALVE = PoolSpec(nn.max_pool, 2, "VALID")
 
+#: The endpoints with which Inception-v3 and Inception-ResNet-v2 begin.
+STEM: Mapping[str, Spec] = {
+    "conv_1a": ConvSpec(32, SQUARE, 2, "VALID"),
+    "conv_2a": ConvSpec(32, SQUARE, 1, "VALID"),
+    "conv_2b": ConvSpec(64, SQUARE),
+    "pool_3a": HALVE,
+    "conv_3b": ConvSpec(80, padding="VALID"),
+    "conv_4a": ConvSpec(192, SQUARE, 1, "VALID"),
+    "pool_5a": HALVE,
+}
+
 
 def unit_names(branch: Sequence[Spec]) -> list[str]:
     """Names of a branch's units: ``conv1``, ``conv2``, …, and ``pool`` or ``split``."""
@@ -70,38 +81,11 @@ def stops(stage: Spec, name: str = "") -> Iterator[str]:
                 yield from stops(unit, f"{name}branch{b}/{unit_name}/")
 
 
-class ConvBN(nn.Module):
-    """Convolution without bias, batch norm without scale, ReLU."""
-
-    spec: ConvSpec
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "B H W C"], *, train: bool, stop: tuple[str, ...] = ()
-    ) -> Float[Array, "B h w D"]:
-        """Returns the activations, or what precedes them if ``stop`` is conv or bn."""
-        features, kernel, stride, padding = self.spec
-        x = Conv(
-            features,
-            kernel,
-            strides=(stride, stride),
-            padding=padding,
-            use_bias=False,
-            dtype=self.dtype,
-            name="conv",
-        )(x)
-        if stop == ("conv",):
-            return x
-        x = nn.BatchNorm(
-            use_running_average=not train,
-            use_scale=False,
-            epsilon=1e-3,
-            momentum=0.99,
-            dtype=self.dtype,
-            name="bn",
-        )(x)
-        return x if stop == ("bn",) else nn.relu(x)
+def module(spec: ConvSpec | BlockSpec, dtype: Any, name: str) -> Any:
+    """The module that a spec describes, called ``(x, train=, stop=)``."""
+    if isinstance(spec, BlockSpec):
+        return Block(spec, dtype, name=name)
+    return ConvBN(*spec, use_scale=False, epsilon=1e-3, dtype=dtype, name=name)
 
 
 class Branch(nn.Module):
@@ -120,8 +104,7 @@ class Branch(nn.Module):
             if isinstance(unit, PoolSpec):
                 x = pool(x, unit)
             else:
-                module: Any = ConvBN if isinstance(unit, ConvSpec) else Block
-                x = module(unit, self.dtype, name=name)(x, train=train, stop=inner)
+                x = module(unit, self.dtype, name)(x, train=train, stop=inner)
             if stop[:1] == (name,):
                 break
         return x
@@ -162,11 +145,6 @@ def pool(x: Float[Array, "B H W C"], spec: PoolSpec) -> Float[Array, "B h w C"]:
 
 def stage(name: str, spec: Spec, dtype: Any) -> Stage:
     """What a spec describes, as a stage of a backbone."""
-
-    def apply(x: Array, train: bool, stop: tuple[str, ...]) -> Array:
-        if isinstance(spec, PoolSpec):
-            return pool(x, spec)
-        module: Any = ConvBN if isinstance(spec, ConvSpec) else Block
-        return module(spec, dtype, name=name)(x, train=train, stop=stop)
-
-    return Stage(apply, tuple(stops(spec)))
+    if isinstance(spec, PoolSpec):
+        return Stage(lambda x, train, stop: pool(x, spec))
+    return of_module(functools.partial(module, spec, dtype, name), tuple(stops(spec)))

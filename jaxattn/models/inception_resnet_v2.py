@@ -29,7 +29,6 @@ stop at any convolution inside an endpoint, at ``block8_9/branch0/conv1``; or be
 nothing beside or after it is computed or has parameters.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -37,19 +36,10 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxattn.models import inception
-from jaxattn.models.backbone import Backbone, Stage, dense, global_pool
-from jaxattn.models.inception import AVERAGE, HALVE, SQUARE, BlockSpec, ConvSpec, Spec
+from jaxattn.models.backbone import Backbone, Stage, classifier
+from jaxattn.models.inception import AVERAGE, HALVE, SQUARE, STEM, BlockSpec, ConvSpec, Spec
 from jaxattn.models.soft_attention import SoftAttentionBlock
 
-_STEM: Mapping[str, Spec] = {
-    "conv_1a": ConvSpec(32, SQUARE, 2, "VALID"),
-    "conv_2a": ConvSpec(32, SQUARE, 1, "VALID"),
-    "conv_2b": ConvSpec(64, SQUARE),
-    "pool_3a": HALVE,
-    "conv_3b": ConvSpec(80, padding="VALID"),
-    "conv_4a": ConvSpec(192, SQUARE, 1, "VALID"),
-    "pool_5a": HALVE,
-}
 _MIXED_5B = BlockSpec(
     (
         (ConvSpec(96),),
@@ -92,7 +82,7 @@ _BLOCK8 = BlockSpec(
 def specs(repeats: tuple[int, int, int]) -> dict[str, Spec]:
     """The endpoints up to ``conv_7b``, in order, and what each is."""
     return {
-        **_STEM,
+        **STEM,
         "mixed_5b": _MIXED_5B,
         **{f"block35_{i}": _BLOCK35 for i in range(1, repeats[0] + 1)},
         "mixed_6a": _MIXED_6A,
@@ -119,10 +109,7 @@ class InceptionResNetV2(Backbone):
             name: inception.stage(name, spec, self.dtype)
             for name, spec in specs(self.repeats).items()
         }
-        if self.num_classes is not None:
-            stages["global_pool"] = Stage(global_pool)
-            stages["logits"] = dense("logits", self.num_classes)
-        return stages
+        return stages | classifier(self.num_classes)
 
 
 class SoftAttentionIRv2(nn.Module):
