@@ -40,12 +40,14 @@ class Backbone(nn.Module):
         plugins: Modules to apply after stages, by the stage's name. Each is called with the
             stage's output and ``train=``, and returns ``(features, maps)``; the network goes on
             with these features.
+        skip: Stages to leave out, such as a pool whose place a plugin takes.
         dtype: Type of the activations; parameters and batch statistics are float32.
     """
 
     num_classes: int | None = None
     final_endpoint: str | None = None
     plugins: Mapping[str, nn.Module] = dataclasses.field(default_factory=dict)
+    skip: tuple[str, ...] = ()
     dtype: Any = jnp.float32
 
     def stages(self) -> dict[str, Stage]:
@@ -67,27 +69,45 @@ class Backbone(nn.Module):
             plugged in at ``block17_20`` are endpoint ``block17_20/maps``.
 
         Raises:
-            InputError: ``final_endpoint`` or a plugin's name is no endpoint.
+            InputError: ``final_endpoint``, or the name of a plugin or of a stage to skip, is no
+                endpoint; a plugin is where there are no positions; or the images are too small.
         """
-        stages = self.stages()
+        stages = self._checked_stages()
         final, *inside = self._final_endpoint(stages).split("/")
         endpoints: dict[str, Array] = {}
         x = images.astype(self.dtype)
         for name, stage in stages.items():
             stop = tuple(inside) if name == final else ()
             x = stage.apply(x, train, stop)
+            if 0 in x.shape:
+                height, width = images.shape[1:3]
+                raise InputError(
+                    f"images of {height} x {width} given, larger ones wanted: nothing "
+                    f"is left of them at {name!r}"
+                )
             if name in self.plugins and not stop:
+                if x.ndim != 4:
+                    raise InputError(f"plugin {name!r} is where there are no positions any more")
                 x, endpoints[f"{name}/maps"] = self.plugins[name](x, train=train)
             endpoints["/".join((name, *stop))] = x
             if name == final:
                 break
         return x, endpoints
 
-    def _final_endpoint(self, stages: Mapping[str, Stage]) -> str:
-        """The checked ``final_endpoint``; checks the plugins' names too."""
+    def _checked_stages(self) -> dict[str, Stage]:
+        """The stages without those to skip; checks their names and the plugins'."""
+        stages = self.stages()
+        for name in self.skip:
+            if name not in stages:
+                raise InputError(f"skip {name!r} is no endpoint{suggestion(name, stages)}")
+        stages = {name: stage for name, stage in stages.items() if name not in self.skip}
         for name in self.plugins:
             if name not in stages:
                 raise InputError(f"plugin {name!r} is at no endpoint{suggestion(name, stages)}")
+        return stages
+
+    def _final_endpoint(self, stages: Mapping[str, Stage]) -> str:
+        """The checked ``final_endpoint``."""
         places = {
             "/".join((name, *place))
             for name, stage in stages.items()
@@ -111,6 +131,20 @@ def of_module(make: Callable[[], Any], inside: tuple[str, ...] = ()) -> Stage:
 def global_pool(x: Float[Array, "B H W C"], train: bool, stop: tuple[str, ...]) -> Array:
     """The mean over positions, float32: a stage's ``apply``."""
     return x.astype(jnp.float32).mean(axis=(1, 2))
+
+
+def flatten(x: Float[Array, "B H W C"], train: bool, stop: tuple[str, ...]) -> Array:
+    """All features of an image in one row, as Keras orders them: a stage's ``apply``."""
+    return x.reshape(x.shape[0], -1)
+
+
+def max_pool(size: int, stride: int, padding: str = "SAME") -> Stage:
+    """The largest of each ``size`` × ``size`` window, as a stage."""
+
+    def apply(x: Array, train: bool, stop: tuple[str, ...]) -> Array:
+        return nn.max_pool(x, (size, size), strides=(stride, stride), padding=padding)
+
+    return Stage(apply)
 
 
 def dense(name: str, features: int, dtype: Any = jnp.float32, activate: bool = False) -> Stage:
