@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 #: Fields that do not change what a run computes, so that a run may be resumed with others.
 FREE = ("loader", "log_every_steps", "checkpoint_every_steps", "dataset.data_dir")
@@ -46,16 +46,18 @@ def base() -> ConfigDict:
     config.augment = ConfigDict(  # see jaxattn.data.augment.Augmentation
         dict(
             rotation=180.0,
-            shift=0.1,
+            shift=FieldReference(0.1, field_type=object),  # or a pair: (down, across)
+            shear=0.0,
             zoom=0.1,
             horizontal_flip=True,
             vertical_flip=True,
+            quarter_turns=False,
             brightness=0.0,
             contrast=0.0,
             saturation=0.0,
         )
     )
-    config.normalisation = "minus_one_one"  # minus_one_one, unit
+    config.normalisation = "minus_one_one"  # see jaxattn.data.augment.NORMALISATIONS
     config.model = ConfigDict(dict(name="attention_cnn"))  # and the options of that model
     config.dtype = "float32"  # float32, bfloat16: of the activations
     config.loss = ConfigDict(

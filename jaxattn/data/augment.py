@@ -1,28 +1,43 @@
 """Augmentation and normalisation on the device, inside the jitted step.
 
-One affine map per image holds rotation, zoom, shift and flips; image and mask are read once through
-it. Every random number is a pure function of the key.
+One affine map per image holds all that was drawn; image and mask are read once through it. Where
+only flips, quarter turns and shifts are drawn, pixels move as they are and nothing is read between
+them. Every random number is a pure function of the key.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, Shaped, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped, UInt8
 
 from jaxattn.errors import InputError, suggestion
 
 #: Weights of red, green and blue in the grey image (ITU-R BT.601, as torchvision has them).
 GREY = (0.2989, 0.587, 0.114)
 
-#: How uint8 pixels become the network's input.
+
+def _standardise(mean: tuple[float, ...], deviation: tuple[float, ...]) -> Callable:
+    return lambda pixels: (pixels - jnp.array(mean)) / jnp.array(deviation)
+
+
+#: How pixels become the network's input: functions of RGB in [0, 1].
 NORMALISATIONS: Mapping[str, Callable[[Array], Array]] = {
     # keras.applications' "tf" mode, which Datta et al. 2021 released for every network.
     "minus_one_one": lambda pixels: pixels * 2.0 - 1.0,
     # As the papers of Datta et al. 2021 and Gessert et al. 2019 have it.
     "unit": lambda pixels: pixels,
+    # OpenCV's bytes as they are: Köfler 2023.
+    "bgr_255": lambda pixels: pixels[..., ::-1] * 255.0,
+    # keras.applications' "caffe" mode: its VGG and ResNet.
+    "caffe": lambda pixels: pixels[..., ::-1] * 255.0 - jnp.array([103.939, 116.779, 123.68]),
+    # keras.applications' "torch" mode, its DenseNet; torchvision's networks.
+    "imagenet": _standardise((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    # Yan et al. 2019: the training parts' own mean and deviation.
+    "isic2016": _standardise((0.7012, 0.5517, 0.4875), (0.0942, 0.1331, 0.1521)),
+    "isic2017": _standardise((0.6820, 0.5312, 0.4736), (0.0840, 0.1140, 0.1282)),
 }
 
 
@@ -30,39 +45,72 @@ NORMALISATIONS: Mapping[str, Callable[[Array], Array]] = {
 class Augmentation:
     """Ranges to draw from, uniformly and independently for each image.
 
+    Rotation, shift, shear and zoom are those of Keras' ``ImageDataGenerator``.
+
     Attributes:
         rotation: Largest angle to either side, degrees.
-        shift: Largest shift down and across, a fraction of the height and width.
+        shift: Largest shift, a fraction of the height and width: one number, or one down and one
+            across. Whole pixels are drawn where rotation, shear and zoom are 0.
+        shear: Largest shear angle to either side, degrees.
         zoom: Largest change of scale, drawn for height and width each: [1 - zoom, 1 + zoom].
         horizontal_flip: Whether half of the images are mirrored left to right.
         vertical_flip: Whether half of the images are mirrored top to bottom.
+        quarter_turns: Whether images are turned by 0, 90, 180 or 270 degrees, all alike often.
         brightness: Pixels are multiplied by a factor in [1 - brightness, 1 + brightness].
         contrast: Likewise the distance of each pixel from the image's mean grey.
         saturation: Likewise the distance of each pixel from its own grey.
     """
 
     rotation: float = 0.0
-    shift: float = 0.0
+    shift: float | Sequence[Any] = 0.0
+    shear: float = 0.0
     zoom: float = 0.0
     horizontal_flip: bool = False
     vertical_flip: bool = False
+    quarter_turns: bool = False
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
 
     def __post_init__(self):
-        for field in ("shift", "zoom", "brightness", "contrast", "saturation"):
-            if not 0 <= getattr(self, field) <= 1:
-                raise InputError(f"augment.{field}: {getattr(self, field)} given, 0 to 1 wanted")
+        for field in ("zoom", "brightness", "contrast", "saturation"):
+            _check_fraction(field, getattr(self, field))
         if self.zoom == 1:
             raise InputError(f"augment.zoom: {self.zoom} given, less than 1 wanted")
+        if not abs(self.shear) < 90:
+            raise InputError(f"augment.shear: {self.shear} given, less than 90 degrees wanted")
+        if len(self.shifts) != 2:
+            raise InputError(f"augment.shift: {self.shift} given, one number or a pair wanted")
+        for shift in self.shifts:
+            _check_fraction("shift", shift)
+
+    @property
+    def shifts(self) -> tuple[float, ...]:
+        """The largest shift down and the largest across."""
+        if isinstance(self.shift, int | float):
+            return self.shift, self.shift
+        return tuple(self.shift)
+
+    def whole_shifts(self, height: int, width: int) -> tuple[int, int]:
+        """The same in whole pixels."""
+        down, across = self.shifts
+        return round(down * height), round(across * width)
+
+    @property
+    def resamples(self) -> bool:
+        """Whether images are read between their pixels."""
+        return bool(self.rotation or self.shear or self.zoom)
 
     @property
     def moves(self) -> bool:
         """Whether any pixel changes its place."""
-        return bool(
-            self.rotation or self.shift or self.zoom or self.horizontal_flip or self.vertical_flip
-        )
+        flips = self.horizontal_flip or self.vertical_flip or self.quarter_turns
+        return bool(self.resamples or any(self.shifts) or flips)
+
+
+def _check_fraction(field: str, value: Any) -> None:
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise InputError(f"augment.{field}: {value} given, 0 to 1 wanted")
 
 
 def normalisation(name: str) -> Callable[[Array], Array]:
@@ -87,44 +135,123 @@ def augment(
     Args:
         key: Random key of this step.
         images: RGB.
-        masks: In {0, 1}, or None.
+        masks: Small integers, or None.
         ranges: What to draw from.
 
     Returns:
         Float32 images in [0, 1] and the masks. Places outside the image show its nearest edge;
-        images are read bilinearly, masks at the nearest pixel.
+        images are read bilinearly, masks at the nearest pixel, or both as they are where nothing
+        is to be `resampled <Augmentation.resamples>`.
+
+    Raises:
+        InputError: Quarter turns of images that are not square.
     """
     place, colour = jax.random.split(key)
-    pixels = images.astype(jnp.float32) / 255.0
-    if ranges.moves:
-        count, height, width, _ = images.shape
-        rows, columns = _coordinates(
-            draw_affine(place, count, height, width, ranges), height, width
-        )
-        pixels = bilinear(pixels, rows, columns)
-        if masks is not None:
-            masks = nearest(masks, rows, columns)
+    count, height, width, _ = images.shape
+    if ranges.quarter_turns and height != width:
+        raise InputError(f"augment.quarter_turns: {height}x{width} images given, squares wanted")
+    moves = draw(place, count, height, width, ranges)
+    if not ranges.resamples:
+        if ranges.moves:
+            images = move_pixels(images, moves, ranges)
+            masks = None if masks is None else move_pixels(masks, moves, ranges)
+        return _colour(colour, images.astype(jnp.float32) / 255.0, ranges), masks
+    rows, columns = _coordinates(affine(moves), height, width)
+    pixels = bilinear(images.astype(jnp.float32) / 255.0, rows, columns)
+    masks = None if masks is None else nearest(masks, rows, columns)
     return _colour(colour, pixels, ranges), masks
 
 
-def draw_affine(
-    key: Key[Array, ""], count: int, height: int, width: int, ranges: Augmentation
-) -> Float[Array, "B 2 3"]:
-    """Draws the maps from (row, column, 1) of the output to (row, column) of the input.
+class Moves(NamedTuple):
+    """What was drawn for each image, in the order in which it acts on a place of the output.
 
-    Rows and columns are pixels from the centre. Rotation and zoom act about the centre.
+    Pairs are of rows and columns.
     """
-    keys = jax.random.split(key, 5)
+
+    flip: Bool[Array, "B 2"]
+    turns: Int[Array, " B"]  # quarter turns, counter-clockwise, 0 to 3
+    zoom: Float[Array, "B 2"]
+    shear: Float[Array, " B"]  # radians
+    shift: Float[Array, "B 2"]  # pixels
+    angle: Float[Array, " B"]  # radians
+
+
+def draw(key: Key[Array, ""], count: int, height: int, width: int, ranges: Augmentation) -> Moves:
+    """Draws how each of ``count`` images of ``height`` by ``width`` pixels is to move."""
+    keys = jax.random.split(key, 6)
     uniform = lambda key, *shape: jax.random.uniform(key, (count, *shape), minval=-1.0)  # noqa: E731
-    angle = jnp.deg2rad(ranges.rotation) * uniform(keys[0])
-    scale = 1.0 / (1.0 + ranges.zoom * uniform(keys[1], 2))
-    shift = ranges.shift * jnp.array([height, width]) * uniform(keys[2], 2)
+    if ranges.resamples:
+        shift = jnp.array(ranges.shifts) * jnp.array([height, width]) * uniform(keys[2], 2)
+    else:
+        whole = jnp.array(ranges.whole_shifts(height, width))
+        shift = jax.random.randint(keys[2], (count, 2), -whole, whole + 1).astype(jnp.float32)
     flips = jnp.array([ranges.vertical_flip, ranges.horizontal_flip])
-    sign = jnp.where(flips & (uniform(keys[3], 2) < 0), -1.0, 1.0)
+    return Moves(
+        flip=flips & (uniform(keys[3], 2) < 0),
+        turns=jax.random.randint(keys[5], (count,), 0, 4 if ranges.quarter_turns else 1),
+        zoom=1.0 + ranges.zoom * uniform(keys[1], 2),
+        shear=jnp.deg2rad(ranges.shear) * uniform(keys[4]),
+        shift=shift,
+        angle=jnp.deg2rad(ranges.rotation) * uniform(keys[0]),
+    )
+
+
+def move_pixels(
+    arrays: Shaped[Array, "B H W *C"], moves: Moves, ranges: Augmentation
+) -> Shaped[Array, "B H W *C"]:
+    """Shifts, turns and flips arrays; their values stay as they are.
+
+    Args:
+        arrays: Images or masks.
+        moves: What was drawn; its shifts are whole numbers.
+        ranges: What it was drawn from: costs are those of the moves that can happen.
+    """
+    limits = ranges.whole_shifts(*arrays.shape[1:3])
+    channels = (0,) * (arrays.ndim - 3)
+    if any(limits):
+        border = [(n, n) for n in (0, *limits, *channels)]
+        cut = jax.vmap(lambda x, at: jax.lax.dynamic_slice(x, (*at, *channels), arrays.shape[1:]))
+        start = moves.shift.astype(jnp.int32) + jnp.array(limits)
+        arrays = cut(jnp.pad(arrays, border, mode="edge"), start)
+
+    def where(chosen: Bool[Array, " B"], changed: Array) -> Array:
+        return jnp.where(chosen.reshape(-1, 1, 1, *(1 for _ in channels)), changed, arrays)
+
+    # A quarter turn is a transposition and a flip, half a turn is both flips.
+    down = moves.flip[:, 0] ^ ((moves.turns == 1) | (moves.turns == 2))
+    across = moves.flip[:, 1] ^ (moves.turns >= 2)
+    if ranges.quarter_turns:
+        arrays = where(moves.turns % 2 == 1, jnp.swapaxes(arrays, 1, 2))
+    if ranges.vertical_flip or ranges.quarter_turns:
+        arrays = where(down, arrays[:, ::-1])
+    if ranges.horizontal_flip or ranges.quarter_turns:
+        arrays = where(across, arrays[:, :, ::-1])
+    return arrays
+
+
+def affine(moves: Moves) -> Float[Array, "B 2 3"]:
+    """The maps from (row, column, 1) of the output to (row, column) of the input.
+
+    Rows and columns are pixels from the centre. What stands first in ``moves`` acts first, as
+    Keras has it: ``rotation @ shift @ shear @ zoom @ turns @ flip``.
+    """
+    zero, one = jnp.zeros_like(moves.angle), jnp.ones_like(moves.angle)
+    shear = _matrix(jnp.cos(moves.shear), zero, -jnp.sin(moves.shear), one)
+    turn = _rotation(jnp.deg2rad(90.0) * moves.turns) * jnp.where(moves.flip, -1.0, 1.0)[:, None]
+    # TF32, the default of some GPUs, would move corners by a tenth of a pixel.
+    with jax.default_matmul_precision("highest"):
+        linear = shear @ (moves.zoom[..., None] * turn)
+        moved = jnp.concatenate([linear, moves.shift[..., None]], -1)
+        return _rotation(moves.angle) @ moved
+
+
+def _matrix(a: Array, b: Array, c: Array, d: Array) -> Float[Array, "B 2 2"]:
+    return jnp.stack([jnp.stack([a, b], -1), jnp.stack([c, d], -1)], -2)
+
+
+def _rotation(angle: Float[Array, " B"]) -> Float[Array, "B 2 2"]:
     cos, sin = jnp.cos(angle), jnp.sin(angle)
-    turn = jnp.stack([jnp.stack([cos, -sin], -1), jnp.stack([sin, cos], -1)], -2)
-    linear = turn * (scale * sign)[:, None, :]
-    return jnp.concatenate([linear, shift[..., None]], -1)
+    return _matrix(cos, sin, -sin, cos)
 
 
 def _coordinates(

@@ -1,3 +1,5 @@
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,21 +7,26 @@ import pytest
 import scipy.ndimage
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from keras.applications.imagenet_utils import preprocess_input
+from keras.src.legacy.preprocessing.image import apply_affine_transform
+from ml_collections import ConfigDict
 
+from jaxattn.config import base
 from jaxattn.data.augment import (
     GREY,
     Augmentation,
     augment,
     bilinear,
-    draw_affine,
+    draw,
+    move_pixels,
     normalisation,
 )
 from jaxattn.errors import InputError
 
-EVERYTHING = Augmentation(180.0, 0.1, 0.1, True, True, 0.2, 0.2, 0.2)
+EVERYTHING = Augmentation(180.0, 0.1, 5.0, 0.1, True, True, True, 0.2, 0.2, 0.2)
 
 
-def images(count=4, height=11, width=14, seed=0):
+def images(count=4, height=12, width=12, seed=0):
     shape = (count, height, width, 3)
     return jnp.asarray(np.random.default_rng(seed).integers(0, 256, shape, np.uint8))
 
@@ -42,7 +49,7 @@ def test_image_and_mask_move_alike(seed):
     blob = ((rows - 12) ** 2 + (columns - 18) ** 2 < 70).astype(np.uint8)
     image = jnp.asarray(np.repeat(blob[..., None] * 255, 3, -1))[None].repeat(3, 0)
     masks = jnp.asarray(blob)[None].repeat(3, 0)
-    ranges = Augmentation(180.0, 0.2, 0.2, True, True)
+    ranges = Augmentation(180.0, 0.2, 10.0, 0.2, True, True)
     pixels, masks = augment(jax.random.key(seed), image, masks, ranges)
     value = np.asarray(pixels[..., 0])
     assert (np.asarray(masks)[value > 0.999] == 1).all()
@@ -62,52 +69,116 @@ def test_bilinear_is_scipys():
             np.testing.assert_allclose(ours[i, ..., c], theirs, atol=1e-5)
 
 
-def test_affine_is_scipys_affine_transform():
-    """The whole move, edges included, against scipy with the same matrix."""
-    given = images(6, 16, 21)
-    ranges = Augmentation(180.0, 0.3, 0.3, True, True)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Keras calls SciPy by its old name
+def test_moves_are_those_of_keras():
+    """The whole move, edges included, against Keras' own with the same numbers."""
+    given = images(8, 16, 16)
+    ranges = Augmentation(180.0, (0.1, 0.3), 20.0, 0.3, True, True, True)
     key = jax.random.key(5)
     pixels, _ = augment(key, given, None, ranges)
-    maps = np.asarray(draw_affine(jax.random.split(key)[0], 6, 16, 21, ranges))
-    centre = np.array([7.5, 10.0])
-    for i, (linear, shift) in enumerate(zip(maps[..., :2], maps[..., 2], strict=True)):
-        offset = centre + shift - linear @ centre
-        for c in range(3):
-            theirs = scipy.ndimage.affine_transform(
-                np.asarray(given[i, ..., c], np.float32) / 255,
-                linear,
-                offset,
-                order=1,
-                mode="nearest",
-            )
-            np.testing.assert_allclose(pixels[i, ..., c], theirs, atol=2e-4)
+    moves = draw(jax.random.split(key)[0], 8, 16, 16, ranges)
+    moves = jax.tree.map(lambda array: np.asarray(array, np.float64), moves)
+    assert set(moves.turns) == {0, 1, 2, 3}
+    for i in range(8):
+        # Keras reads both pairs as (across, down), whatever its names say.
+        theirs = apply_affine_transform(
+            np.asarray(given[i], np.float64) / 255,
+            theta=np.rad2deg(moves.angle[i]),
+            tx=moves.shift[i, 1],
+            ty=moves.shift[i, 0],
+            shear=np.rad2deg(moves.shear[i]),
+            zx=moves.zoom[i, 1],
+            zy=moves.zoom[i, 0],
+            row_axis=0,
+            col_axis=1,
+            channel_axis=2,
+        )
+        theirs = np.rot90(theirs, int(moves.turns[i]))
+        theirs = np.flip(theirs, np.flatnonzero(moves.flip[i]))
+        np.testing.assert_allclose(pixels[i], theirs, atol=1e-4)
 
 
 def test_ranges_are_reached_and_kept():
-    ranges = Augmentation(rotation=30.0, shift=0.1, zoom=0.2, horizontal_flip=True)
-    maps = np.asarray(draw_affine(jax.random.key(0), 2000, 50, 100, ranges))
-    flipped = np.linalg.det(maps[:, :, :2]) < 0
-    assert 0.45 < flipped.mean() < 0.55
-    upright = maps[~flipped]
-    angle = np.rad2deg(np.arctan2(upright[:, 1, 0], upright[:, 0, 0]))
-    assert 29 < angle.max() <= 30.001
-    assert -30.001 <= angle.min() < -29
-    assert 4.9 < maps[:, 0, 2].max() <= 5.001
-    assert 9.8 < maps[:, 1, 2].max() <= 10.001
-    factor = 1 / np.linalg.norm(maps[:, :, 0], axis=1)
-    assert 0.8 <= factor.min() + 1e-5 < 0.805
-    assert 1.195 < factor.max() - 1e-5 <= 1.2
+    ranges = Augmentation(rotation=30.0, shift=(0.1, 0.2), shear=4.0, zoom=0.2, quarter_turns=True)
+    moves = draw(jax.random.key(0), 3000, 50, 100, ranges)
+    for values, limit in (
+        (np.rad2deg(moves.angle), 30),
+        (np.rad2deg(moves.shear), 4),
+        (moves.zoom[:, 0] - 1, 0.2),
+        (moves.zoom[:, 1] - 1, 0.2),
+        (moves.shift[:, 0], 5),
+        (moves.shift[:, 1], 20),
+    ):
+        assert 0.99 * limit < values.max() <= 1.0001 * limit
+        assert -1.0001 * limit <= values.min() < -0.99 * limit
+        assert abs(values.mean()) < 0.05 * limit
+    assert not moves.flip.any()
+    assert (np.bincount(moves.turns) > 675).all()
 
 
-def test_flips_alone_are_exact():
+def test_shifts_alone_are_of_whole_pixels():
+    moves = draw(jax.random.key(0), 900, 50, 100, Augmentation(shift=(0.04, 0.01)))
+    assert list(np.unique(moves.shift[:, 0])) == [-2, -1, 0, 1, 2]
+    steps, counts = np.unique(moves.shift[:, 1], return_counts=True)
+    assert list(steps) == [-1, 0, 1]
+    assert counts.min() > 250
+
+
+def by_hand(image, down, across, turns, flip):
+    """The same move, pixel by pixel of NumPy."""
+    height, width = image.shape[:2]
+    rows = np.clip(np.arange(height) + int(down), 0, height - 1)
+    columns = np.clip(np.arange(width) + int(across), 0, width - 1)
+    image = np.rot90(image[rows][:, columns], int(turns))
+    return np.flip(image, [axis for axis in (0, 1) if flip[axis]])
+
+
+@pytest.mark.parametrize(
+    "ranges",
+    [
+        Augmentation(horizontal_flip=True),
+        Augmentation(vertical_flip=True),
+        Augmentation(quarter_turns=True),
+        Augmentation(shift=(0.25, 0.0)),
+        Augmentation(shift=1.0),
+        Augmentation(
+            shift=(0.1, 0.3), horizontal_flip=True, vertical_flip=True, quarter_turns=True
+        ),
+    ],
+)
+def test_flips_turns_and_shifts_alone_keep_values(ranges):
+    """Every value is one of the image's own: the bytes, the masks' too, are those of NumPy."""
     given = images(40)
-    pixels, _ = augment(jax.random.key(1), given, None, Augmentation(vertical_flip=True))
-    same = [np.allclose(p, g / 255.0, atol=1e-6) for p, g in zip(pixels, given, strict=True)]
-    flipped = [
-        np.allclose(p, g[::-1] / 255.0, atol=1e-6) for p, g in zip(pixels, given, strict=True)
-    ]
-    assert all(a != b for a, b in zip(same, flipped, strict=True))
-    assert 8 < sum(flipped) < 32
+    masks = given[..., 0]
+    key = jax.random.key(3)
+    pixels, moved = augment(key, given, masks, ranges)
+    moves = draw(jax.random.split(key)[0], 40, 12, 12, ranges)
+    wanted = np.stack(
+        [
+            by_hand(np.asarray(image), *shift, turns, flip)
+            for image, shift, turns, flip in zip(
+                given, moves.shift, moves.turns, moves.flip, strict=True
+            )
+        ]
+    )
+    np.testing.assert_allclose(pixels, wanted.astype(np.float32) / 255, rtol=1e-6)
+    np.testing.assert_array_equal(moved, wanted[..., 0])
+    assert not np.array_equal(wanted, given)
+
+
+def test_all_eight_symmetries_are_drawn_alike_often():
+    ranges = Augmentation(horizontal_flip=True, vertical_flip=True, quarter_turns=True)
+    square = jnp.array([[0, 1], [2, 3]], jnp.uint8)
+    given = jnp.broadcast_to(square[None], (1600, 2, 2))
+    moved = move_pixels(given, draw(jax.random.key(0), 1600, 2, 2, ranges), ranges)
+    kinds, counts = np.unique(np.asarray(moved).reshape(1600, 4), axis=0, return_counts=True)
+    assert len(kinds) == 8
+    assert counts.min() > 150
+
+
+def test_quarter_turns_want_squares():
+    with pytest.raises(InputError, match=r"quarter_turns: 4x6 images given, squares wanted"):
+        augment(jax.random.key(0), images(1, 4, 6), None, Augmentation(quarter_turns=True))
 
 
 @pytest.mark.parametrize("field", ["brightness", "contrast", "saturation"])
@@ -146,12 +217,46 @@ def test_normalise_ends_of_the_range():
     ends = jnp.array([0.0, 0.5, 1.0])
     np.testing.assert_allclose(normalisation("minus_one_one")(ends), [-1, 0, 1])
     np.testing.assert_allclose(normalisation("unit")(ends), [0, 0.5, 1])
+    np.testing.assert_allclose(normalisation("bgr_255")(ends), [255, 127.5, 0])
     with pytest.raises(InputError, match="did you mean 'unit'"):
         normalisation("units")
 
 
-def test_wrong_range_is_one_clear_error():
-    with pytest.raises(InputError, match=r"augment.shift: 2.0 given, 0 to 1 wanted"):
-        Augmentation(shift=2.0)
-    with pytest.raises(InputError, match=r"augment.zoom: 1.0 given"):
-        Augmentation(zoom=1.0)
+@pytest.mark.parametrize(
+    ("name", "mode"), [("minus_one_one", "tf"), ("caffe", "caffe"), ("imagenet", "torch")]
+)
+def test_normalisations_are_those_of_keras(name, mode):
+    given = images()
+    theirs = preprocess_input(np.asarray(given, np.float32), mode=mode)
+    ours = normalisation(name)(given.astype(jnp.float32) / 255)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_yan_normalisation_centres_the_mean_colour():
+    """Yan et al. 2019, section 3.1: a pixel one deviation above the mean is 1 in each channel."""
+    pixel = jnp.array([0.6820 + 0.0840, 0.5312 + 0.1140, 0.4736 + 0.1282])
+    np.testing.assert_allclose(normalisation("isic2017")(pixel), [1, 1, 1], rtol=1e-4)
+    pixel = jnp.array([0.7012 - 0.0942, 0.5517 - 0.1331, 0.4875 - 0.1521])
+    np.testing.assert_allclose(normalisation("isic2016")(pixel), [-1, -1, -1], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"shift": 2.0}, r"augment.shift: 2.0 given, 0 to 1 wanted"),
+        ({"shift": (0.1, -0.1)}, r"augment.shift: -0.1 given, 0 to 1 wanted"),
+        ({"shift": (0.1,)}, r"augment.shift: \(0.1,\) given, one number or a pair wanted"),
+        ({"zoom": 1.0}, r"augment.zoom: 1.0 given"),
+        ({"shear": 90.0}, r"augment.shear: 90.0 given, less than 90 degrees wanted"),
+    ],
+)
+def test_wrong_range_is_one_clear_error(fields, message):
+    with pytest.raises(InputError, match=message):
+        Augmentation(**fields)
+
+
+def test_a_pair_of_shifts_from_config_and_json():
+    config = base()
+    config.augment.shift = (0.1, 0.2)
+    again = ConfigDict(json.loads(config.to_json()))
+    assert Augmentation(**again.augment).shifts == (0.1, 0.2)
