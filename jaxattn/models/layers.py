@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from jaxattn.errors import InputError
 from jaxattn.ops.conv import conv_general_dilated
 
 #: ``nn.Conv`` for images, parameters and all, only faster on a CPU. Kernels start from Glorot's
@@ -24,8 +25,8 @@ BatchNorm = functools.partial(nn.BatchNorm, momentum=0.99)
 class ConvBN(nn.Module):
     """A convolution, batch norm and, if it is to ``activate``, a ReLU.
 
-    The epsilon and the scale are batch norm's. The network can stop at ``conv`` and ``bn``, which
-    are also the names of the two layers.
+    The scale, epsilon and momentum are batch norm's. The network can stop at ``conv`` and ``bn``,
+    which are also the names of the two layers.
     """
 
     features: int
@@ -36,6 +37,8 @@ class ConvBN(nn.Module):
     use_bias: bool = False
     use_scale: bool = True
     epsilon: float = 1e-3
+    momentum: float = 0.99
+    kernel_init: Any = nn.initializers.glorot_uniform()
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -49,6 +52,7 @@ class ConvBN(nn.Module):
             strides=(self.stride, self.stride),
             padding=self.padding,
             use_bias=self.use_bias,
+            kernel_init=self.kernel_init,
             dtype=self.dtype,
             name="conv",
         )(x)
@@ -58,7 +62,60 @@ class ConvBN(nn.Module):
             use_running_average=not train,
             use_scale=self.use_scale,
             epsilon=self.epsilon,
+            momentum=self.momentum,
             dtype=self.dtype,
             name="bn",
         )(x)
         return nn.relu(x) if self.activate and stop != ("bn",) else x
+
+
+class ConvReluBN(nn.Module):
+    """A convolution with bias, a ReLU, then batch norm: the order of networks built by hand.
+
+    The network can stop at ``conv``, before the ReLU, and at ``relu``, before batch norm.
+    """
+
+    features: int
+    kernel: tuple[int, int] = (3, 3)
+    stride: int = 1
+    padding: str = "SAME"
+    kernel_init: Any = nn.initializers.glorot_uniform()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B H W C"], *, train: bool, stop: tuple[str, ...] = ()
+    ) -> Float[Array, "B h w D"]:
+        """Returns the normalised activations, or what there is at ``stop``."""
+        x = Conv(
+            self.features,
+            self.kernel,
+            strides=(self.stride, self.stride),
+            padding=self.padding,
+            kernel_init=self.kernel_init,
+            dtype=self.dtype,
+            name="conv",
+        )(x)
+        if stop == ("conv",):
+            return x
+        x = nn.relu(x)
+        if stop == ("relu",):
+            return x
+        return BatchNorm(use_running_average=not train, epsilon=1e-3, dtype=self.dtype, name="bn")(
+            x
+        )
+
+
+def residual(shortcut: Float[Array, "B H W C"], x: Float[Array, "B H W D"]) -> Array:
+    """The sum of a block's shortcut and its branch.
+
+    Raises:
+        InputError: They differ in their channels, because something plugged in before the block
+            returns more channels than it is given.
+    """
+    if shortcut.shape != x.shape:
+        raise InputError(
+            f"a residual block of {x.shape[-1]} channels is given {shortcut.shape[-1]}; attention "
+            "plugged in before it must keep the channels, or be at another endpoint"
+        )
+    return shortcut + x
