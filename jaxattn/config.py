@@ -23,6 +23,7 @@ def base() -> ConfigDict:
             name="synthetic",  # synthetic, or prepared: a folder that a tools/prepare_*.py wrote
             data_dir="",  # prepared: that folder
             image_size=64,  # height and width of the network's input, pixels
+            classes=(),  # in the model's order: "nv", or "name=a+b" for a merge; () for all
             num_images=4000,  # synthetic: how many to generate
             seed=0,  # synthetic
             imbalanced=False,  # synthetic: HAM10000's class frequencies

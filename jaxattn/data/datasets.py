@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from jaxattn.data import prepared, synthetic
+from jaxattn.data import classes, prepared, synthetic
 from jaxattn.data.dataset import Dataset
 from jaxattn.errors import InputError, suggestion
 
@@ -13,8 +13,13 @@ def load(config: ConfigDict) -> Dataset:
     """The data set of ``config.dataset``, its images of ``image_size`` by ``image_size`` pixels.
 
     Raises:
-        InputError: Unknown name, or the data set cannot be read.
+        InputError: Unknown name or class, or the data set cannot be read.
     """
+    # Runs of the time before there was this field have none.
+    return classes.select(_load(config), config.get("classes", ()))
+
+
+def _load(config: ConfigDict) -> Dataset:
     if config.name == "synthetic":
         return synthetic.load(config.num_images, config.image_size, config.seed, config.imbalanced)
     if config.name == "prepared":

@@ -1,0 +1,52 @@
+"""Data sets made of another one's images: some of them, in another order, turned or mirrored."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from jaxattn.data.dataset import Dataset, Example
+
+#: Exact moves of an image and its masks, by name.
+MOVES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "same": lambda array: array,
+    "clockwise": lambda array: np.rot90(array, -1),
+    "counterclockwise": lambda array: np.rot90(array),
+    "half_turn": lambda array: np.rot90(array, 2),
+    "top_bottom": np.flipud,
+    "left_right": np.fliplr,
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class View(Sequence[Example]):
+    """Records of another sequence, moved when they are read.
+
+    Attributes:
+        records: The other sequence.
+        rows: Which of its records each one is.
+        moves: Name of the move in ``MOVES`` of each; empty where none moves.
+    """
+
+    records: Sequence[Any]
+    rows: Int[np.ndarray, " n"]
+    moves: Sequence[str] = ()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        i = range(len(self))[index]
+        example = self.records[self.rows[i]]
+        if not self.moves:
+            return example
+        move = MOVES[self.moves[i]]
+        return {name: np.ascontiguousarray(move(array)) for name, array in example.items()}
+
+
+def take(dataset: Dataset, rows: Int[np.ndarray, " n"], **columns: np.ndarray) -> Dataset:
+    """The data set of some rows, with other columns where they are given."""
+    table = {name: column[rows] for name, column in dataset.table.items()} | columns
+    return dataclasses.replace(dataset, table=table, records=View(dataset.records, rows))

@@ -1,0 +1,97 @@
+import pickle
+
+import numpy as np
+import pytest
+from absl import logging
+
+from jaxattn.config import base
+from jaxattn.data import classes, datasets, splits
+from jaxattn.errors import InputError
+
+KOEFLER = ("nv", "mel", "bkl", "bcc", "akiec", "vasc", "df")
+
+
+@pytest.fixture
+def dataset(make_dataset):
+    """Labels 0 1 2 3 0 1 of the classes a b c d."""
+    return make_dataset([0, 1, 2, 3, 0, 1], [0, 0, 1, 2, 3, 3], names=("a", "b", "c", "d"))
+
+
+@pytest.mark.parametrize(
+    ("given", "names", "rows", "labels"),
+    [
+        (("d", "a"), ("d", "a"), [0, 3, 4], [1, 0, 1]),
+        (("x=a+c", "b"), ("x", "b"), [0, 1, 2, 4, 5], [0, 1, 0, 0, 1]),
+        (("b", "rest = a + c + d"), ("b", "rest"), [0, 1, 2, 3, 4, 5], [1, 0, 1, 1, 1, 0]),
+        (("b=a", "a=b"), ("b", "a"), [0, 1, 4, 5], [0, 1, 0, 1]),
+        (("d", "c", "b", "a"), ("d", "c", "b", "a"), [0, 1, 2, 3, 4, 5], [3, 2, 1, 0, 3, 2]),
+    ],
+)
+def test_classes_by_hand(dataset, given, names, rows, labels):
+    selected = classes.select(dataset, given)
+    assert selected.class_names == names
+    assert selected.labels.tolist() == labels
+    assert selected.labels.dtype == np.int32
+    assert len(selected) == len(selected.records) == len(rows)
+    for name in ("image_id", "lesion_id"):
+        assert selected.table[name].tolist() == dataset.table[name][rows].tolist()
+    for i, row in enumerate(rows):
+        for part in ("image", "mask"):
+            np.testing.assert_array_equal(selected.records[i][part], dataset.records[row][part])
+
+
+def test_no_classes_given_is_the_data_set_itself(dataset):
+    assert classes.select(dataset, ()) is dataset
+
+
+def test_what_is_left_out_is_said(dataset, monkeypatch):
+    said = []
+    monkeypatch.setattr(logging, "warning", lambda text, *args: said.append(text % args))
+    classes.select(dataset, ("x=a+c", "d"))
+    assert said == ["noise: x 3, d 1; left out: b 2"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("aa", "b"), "dataset.classes: 'aa' given; did you mean 'a'"),
+        (("x=a+zz", "b"), "'zz' given; known: a, b, c, d, e (in 'x=a+zz')"),
+        (("a", "b", "a"), "'a' given, a name that no other class has wanted"),
+        (("a", "x=b+a"), "'a' given twice, once wanted"),
+        (("a", "x="), "'' given; known: a, b, c, d, e (in 'x=')"),
+        (("=a", "b"), "'=a' given, a name that no other class has wanted"),
+        (("a+b", "c"), "'a+b' given"),
+        (("a",), "('a',) given, two or more classes wanted"),
+        (("a", "e"), "'e' given, noise has no image of it"),
+    ],
+)
+def test_wrong_classes_are_one_clear_error(make_dataset, given, message):
+    dataset = make_dataset([0, 1, 2, 3], names=("a", "b", "c", "d", "e"))
+    with pytest.raises(InputError) as error:
+        classes.select(dataset, given)
+    assert message in str(error.value)
+
+
+def test_one_string_is_no_tuple():
+    with pytest.raises(InputError, match="'nv' given, a tuple of classes wanted"):
+        classes.parse("nv", ("nv", "mel"))
+
+
+def test_a_config_chooses_classes_of_any_data_set():
+    config = base().dataset
+    config.num_images = 70
+    whole = datasets.load(config)
+    config.classes = KOEFLER
+    ordered = datasets.load(config)
+    assert ordered.class_names == KOEFLER
+    assert [KOEFLER[label] for label in ordered.labels] == [
+        whole.class_names[label] for label in whole.labels
+    ]
+    np.testing.assert_array_equal(
+        pickle.loads(pickle.dumps(ordered.records))[3]["image"], whole.records[3]["image"]
+    )
+    config.classes = ("malignant=mel+bcc", "benign=nv+bkl+df")
+    binary = datasets.load(config)
+    assert np.bincount(binary.labels).tolist() == [20, 30]
+    split = splits.make(binary, seed=1, test=0.3, validation=0.2)
+    assert sum(len(rows) for rows in split.values()) == 50
