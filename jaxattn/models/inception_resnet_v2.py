@@ -1,4 +1,4 @@
-"""Inception-ResNet-v2 (Szegedy et al. 2016, arXiv:1602.07261), and Datta et al.'s use of it.
+"""Inception-ResNet-v2 (Szegedy et al. 2016, arXiv:1602.07261), as ``keras.applications`` has it.
 
 The network is the one of ``keras.applications``, layer for layer: batch norm without scale
 (epsilon 1e-3, momentum 0.99), residual scales 0.17, 0.1 and 0.2, and a last block8 of scale 1
@@ -29,16 +29,9 @@ stop at any convolution inside an endpoint, at ``block8_9/branch0/conv1``; or be
 nothing beside or after it is computed or has parameters.
 """
 
-from typing import Any
-
-import jax.numpy as jnp
-from flax import linen as nn
-from jaxtyping import Array, Float
-
 from jaxattn.models import inception
 from jaxattn.models.backbone import Backbone, Stage, classifier
 from jaxattn.models.inception import AVERAGE, HALVE, SQUARE, STEM, BlockSpec, ConvSpec, Spec
-from jaxattn.models.soft_attention import SoftAttentionBlock
 
 _MIXED_5B = BlockSpec(
     (
@@ -110,69 +103,3 @@ class InceptionResNetV2(Backbone):
             for name, spec in specs(self.repeats).items()
         }
         return stages | classifier(self.num_classes)
-
-
-class SoftAttentionIRv2(nn.Module):
-    """Datta et al.'s Inception-ResNet-v2 with Soft-Attention, and their baseline without it.
-
-    As released, both end inside block8_9, at the batch norm (before its ReLU) of the 1×1
-    convolution of 192 channels that is its first branch; the branch beside it, block8_10 and
-    conv_7b are no part of the model. As in the paper, attention follows the last
-    Inception-ResNet-C block, of 2080 channels.
-
-    With attention: ``SoftAttentionBlock``, then one dense layer. The baseline: ReLU, dropout and
-    the dense layer, without pooling.
-
-    Attributes:
-        num_classes: Number of logits.
-        semantics: ``'released'``, ``'paper'``, or None for the baseline.
-        heads: Number of attention maps.
-        dropout_rate: Share of the activations dropped before the dense layer.
-        repeats: See ``InceptionResNetV2``.
-        dtype: Type of the activations; parameters, batch statistics and logits are float32.
-    """
-
-    num_classes: int
-    semantics: str | None = "released"
-    heads: int = 16
-    dropout_rate: float = 0.5
-    repeats: tuple[int, int, int] = (10, 20, 10)
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, images: Float[Array, "B H W 3"], *, train: bool
-    ) -> tuple[Float[Array, "B classes"], dict[str, Float[Array, "B K h w"]]]:
-        """Classifies.
-
-        Args:
-            images: Images from -1 to 1; published at 299 × 299 pixels.
-            train: Whether batch norm uses the batch, and activations are dropped (random stream
-                ``dropout``).
-
-        Returns:
-            Logits, float32; and ``{'soft_attention': maps}``, float32, each of sum 1 over
-            positions, or for the baseline an empty dict.
-        """
-        last = self.repeats[2]
-        tap = (
-            f"block8_{last}" if self.semantics == "paper" else f"block8_{last - 1}/branch0/conv1/bn"
-        )
-        backbone = InceptionResNetV2(
-            final_endpoint=tap, repeats=self.repeats, dtype=self.dtype, name="backbone"
-        )
-        x, _ = backbone(images, train=train)
-        maps = {}
-        if self.semantics is None:
-            x = nn.Dropout(self.dropout_rate, deterministic=not train)(nn.relu(x))
-        else:
-            x, maps["soft_attention"] = SoftAttentionBlock(
-                self.heads,
-                self.semantics,
-                dropout_rate=self.dropout_rate,
-                dtype=self.dtype,
-                name="attention",
-            )(x, train=train)
-        x = x.astype(jnp.float32).reshape(x.shape[0], -1)
-        kernel_init = nn.initializers.glorot_uniform()
-        return nn.Dense(self.num_classes, kernel_init=kernel_init, name="logits")(x), maps

@@ -6,6 +6,7 @@ as ``module(images, train=...)`` and returning ``(logits, maps)``, and give it a
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,8 +14,18 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxattn.errors import InputError, suggestion
+from jaxattn.models import densenet, resnet, vgg
 from jaxattn.models.attention_cnn import AttentionCNN
-from jaxattn.models.inception_resnet_v2 import SoftAttentionIRv2
+from jaxattn.models.classifier import Classifier
+from jaxattn.models.datta2021 import TappedClassifier
+from jaxattn.models.datta_resnet34 import DattaResNet34
+from jaxattn.models.datta_vgg16 import DattaVGG16
+from jaxattn.models.densenet import DenseNet
+from jaxattn.models.inception_resnet_v2 import InceptionResNetV2
+from jaxattn.models.inception_v3 import InceptionV3
+from jaxattn.models.koefler2023 import POOL5, KoeflerCNN
+from jaxattn.models.resnet import ResNet
+from jaxattn.models.vgg import VGG
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +36,16 @@ class Model:
         module: Linen class with attributes ``num_classes`` and ``dtype``.
         image_size: Height and width of the images it was published with, in pixels.
         fixed: Attributes that the name settles; the others are options.
+        normalisation: How it was published to have its images, one of
+            ``jaxattn.data.augment.NORMALISATIONS``.
+        num_classes: How many classes it was published with.
     """
 
     module: type[nn.Module]
     image_size: int
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    normalisation: str = "minus_one_one"
+    num_classes: int = 7
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -38,12 +54,96 @@ class Model:
         return tuple(f.name for f in dataclasses.fields(self.module) if f.name not in settled)
 
 
+def _datta2021() -> dict[str, Model]:
+    """Datta et al.'s networks as released, without attention and with it, and as in the paper."""
+    densenet201 = functools.partial(DenseNet, blocks=densenet.BLOCKS["densenet201"])
+    irv2 = {"backbone": InceptionResNetV2, "endpoint": "block8_9/branch0/conv1/bn"}
+    dense = {"backbone": densenet201, "endpoint": "conv5_block29/conv1"}
+    res = {"backbone": ResNet, "endpoint": "conv5_block3", "flatten": False}
+    tapped = {
+        "irv2": (299, irv2 | {"semantics": None}),
+        "irv2_sa": (299, irv2 | {"semantics": "released"}),
+        "irv2_sa_paper": (299, irv2 | {"semantics": "paper", "endpoint": "block8_10"}),
+        "densenet201": (224, dense | {"semantics": None, "dropout_rate": 0.0}),
+        "densenet201_sa": (224, dense | {"semantics": "released"}),
+        "densenet201_sa_paper": (224, dense | {"semantics": "paper", "endpoint": "conv5_block32"}),
+        "resnet50": (224, res | {"semantics": None, "dropout_rate": 0.0}),
+        "resnet50_sa": (224, res | {"semantics": "released"}),
+        "resnet50_sa_paper": (224, res | {"semantics": "paper"}),
+    }
+    isic = {
+        "5x5": {"endpoint": "block8_9/branch0/conv1/conv", "aggregate": False},
+        "12x12": {"endpoint": "block17_18/branch1/conv2", "units": 6, "flatten": False},
+    }
+    models = {name: Model(TappedClassifier, *entry) for name, entry in tapped.items()}
+    for name, attributes in isic.items():
+        fixed = irv2 | {"semantics": "released"} | attributes
+        models[f"isic_irv2_sa_{name}"] = Model(TappedClassifier, 224, fixed, num_classes=2)
+    by_hand: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+        "resnet34": ({"backbone": DattaResNet34}, {"attention_at": "conv3_block4"}),
+        "vgg16": (
+            {"backbone": DattaVGG16},
+            {"attention_at": "block4_conv3", "skip": ("block4_pool",)},
+        ),
+    }
+    for name, (fixed, attended) in by_hand.items():
+        models[name] = Model(Classifier, 224, fixed)
+        for suffix, semantics in (("sa", "released"), ("sa_paper", "paper")):
+            models[f"{name}_{suffix}"] = Model(
+                Classifier, 224, fixed | attended | {"join": True, "semantics": semantics}
+            )
+    return {
+        name: dataclasses.replace(model, normalisation="unit") if name.endswith("_paper") else model
+        for name, model in models.items()
+    }
+
+
+def _koefler2023() -> dict[str, Model]:
+    """Köfler's two networks."""
+    cnn = {"backbone": KoeflerCNN}
+    attention = {
+        "attention_at": "conv5",
+        "semantics": "released",
+        "heads": 12,
+        "join": True,
+        "pool": POOL5,
+        "dropout_rate": 0.0,
+        "skip": ("pool5",),
+    }
+    entry = functools.partial(Model, Classifier, 100, normalisation="bgr_255")
+    return {
+        "koefler_cnn": entry(cnn),
+        "koefler_cnn_sa": entry(cnn | attention),
+        "koefler_cnn_sa_paper": entry(cnn | attention | {"semantics": "paper"}),
+    }
+
+
+def _keras() -> dict[str, Model]:
+    """The networks of ``keras.applications``; attention after any endpoint is an option."""
+
+    def entry(backbone: Any, size: int, normalisation: str) -> Model:
+        return Model(Classifier, size, {"backbone": backbone}, normalisation, 1000)
+
+    models = {
+        "inception_resnet_v2": entry(InceptionResNetV2, 299, "minus_one_one"),
+        "inception_v3": entry(InceptionV3, 299, "minus_one_one"),
+    }
+    for module, cls, normalisation in (
+        (densenet, DenseNet, "imagenet"),
+        (resnet, ResNet, "caffe"),
+        (vgg, VGG, "caffe"),
+    ):
+        for name, blocks in module.BLOCKS.items():
+            models[name] = entry(functools.partial(cls, blocks=blocks), 224, normalisation)
+    return {f"keras_{name}": model for name, model in models.items()}
+
+
 #: Every classifier, by the name that a config gives it.
-MODELS: Mapping[str, Model] = {
+MODELS: dict[str, Model] = {
     "attention_cnn": Model(AttentionCNN, 64),
-    "irv2": Model(SoftAttentionIRv2, 299, {"semantics": None, "heads": 0}),
-    "irv2_sa": Model(SoftAttentionIRv2, 299, {"semantics": "released"}),
-    "irv2_sa_paper": Model(SoftAttentionIRv2, 299, {"semantics": "paper"}),
+    **_datta2021(),
+    **_koefler2023(),
+    **_keras(),
 }
 
 

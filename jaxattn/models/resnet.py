@@ -38,7 +38,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxattn.models.backbone import Backbone, Stage, classifier, of_module
-from jaxattn.models.layers import ConvBN
+from jaxattn.models.layers import ConvBN, residual
 
 #: Blocks at each of the four resolutions.
 BLOCKS: dict[str, tuple[int, ...]] = {
@@ -96,7 +96,7 @@ class Bottleneck(nn.Module):
             x = conv(x, train=train, stop=inner)
             if stop[:1] == (conv.name,):
                 return x
-        x = shortcut + x
+        x = residual(shortcut, x)
         return x if stop == ("add",) else nn.relu(x)
 
 

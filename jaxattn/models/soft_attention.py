@@ -78,6 +78,7 @@ class SoftAttentionBlock(nn.Module):
         heads: Number of maps.
         semantics: ``'released'`` or ``'paper'``.
         aggregate: See ``SoftAttention``.
+        pool: Window, stride and padding of the pooling.
         dropout_rate: Share of the activations dropped in training.
         dtype: Type of the activations.
     """
@@ -85,6 +86,7 @@ class SoftAttentionBlock(nn.Module):
     heads: int = 16
     semantics: str = "released"
     aggregate: bool = True
+    pool: tuple[int, int, str] = (2, 2, "SAME")
     dropout_rate: float = 0.5
     dtype: Any = jnp.float32
 
@@ -92,21 +94,23 @@ class SoftAttentionBlock(nn.Module):
     def __call__(
         self, x: Float[Array, "B H W C"], *, train: bool
     ) -> tuple[Float[Array, "B h w D"], Float[Array, "B K H W"]]:
-        """Attends, halves the resolution and concatenates.
+        """Attends, pools (as published, to half the resolution) and concatenates.
 
         Args:
             x: Features before their ReLU.
             train: Whether to drop activations, with the random stream ``dropout``.
 
         Returns:
-            Activations of half the height and width, rounded up: first the channels of x, then the
-            attended ones. And the maps of x, float32, each of sum 1 over positions.
+            Pooled activations, by default of half the height and width, rounded up: first the
+            channels of x, then the attended ones. And the maps of x, float32, each of sum 1 over
+            positions.
         """
         attended, maps = SoftAttention(
             self.heads, self.semantics, self.aggregate, self.dtype, name="soft_attention"
         )(x, train=train)
+        window, stride, padding = self.pool
         pooled = [
-            nn.max_pool(each, (2, 2), strides=(2, 2), padding="SAME")
+            nn.max_pool(each, (window, window), strides=(stride, stride), padding=padding)
             for each in (x.astype(self.dtype), attended)
         ]
         x = nn.relu(jnp.concatenate(pooled, axis=-1))

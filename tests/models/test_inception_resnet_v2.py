@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxattn.errors import InputError
-from jaxattn.models.inception_resnet_v2 import InceptionResNetV2, SoftAttentionIRv2
+from jaxattn.models import registry
+from jaxattn.models.inception_resnet_v2 import InceptionResNetV2
 from jaxattn.models.soft_attention import SoftAttention, SoftAttentionBlock
 
 SMALL = {"repeats": (1, 1, 2)}
@@ -44,29 +45,6 @@ def test_network_is_the_one_of_keras_applications():
     assert endpoints["block17_20"].shape == (1, 17, 17, 1088)
     assert endpoints["block8_10"].shape == (1, 8, 8, 2080)
     assert endpoints["conv_7b"].shape == (1, 8, 8, 1536)
-
-
-@pytest.mark.parametrize(
-    ("semantics", "trainable", "total"),
-    [("released", 47_480_887, 47_535_287), (None, 47_496_231, 47_550_631)],
-)
-def test_released_models_have_the_printed_parameter_counts(semantics, trainable, total):
-    (logits, maps), variables = shapes(SoftAttentionIRv2(7, semantics), 299)
-    assert count(variables["params"]) == trainable
-    assert count(variables) == total
-    assert logits.shape == (1, 7)
-    assert {name: m.shape for name, m in maps.items()} == (
-        {"soft_attention": (1, 16, 8, 8)} if semantics else {}
-    )
-
-
-def test_paper_model_attends_to_all_of_the_last_inception_block():
-    module = SoftAttentionIRv2(7, "paper", **SMALL)
-    (_, maps), variables = shapes(module, 299)
-    attention = jax.tree.map(jnp.shape, variables["params"]["attention"]["soft_attention"])
-    assert attention == {"kernel": (3, 3, 2080, 16), "gamma": ()}
-    assert maps["soft_attention"].shape == (1, 16, 8, 8)
-    assert variables["params"]["logits"]["kernel"].shape == (4 * 4 * 2 * 2080, 7)
 
 
 @pytest.mark.parametrize(
@@ -267,7 +245,7 @@ def test_activations_logits_and_input_gradient_are_those_of_keras():
     model, attention, dense = keras_models()
     network = linen_variables(model)
     released = jax.eval_shape(
-        lambda: SoftAttentionIRv2(7).init(
+        lambda: registry.build("irv2_sa", 7).init(
             jax.random.key(0), jnp.zeros((1, 299, 299, 3)), train=False
         )
     )
@@ -291,7 +269,7 @@ def test_activations_logits_and_input_gradient_are_those_of_keras():
 
     def ours(images):
         _, endpoints = InceptionResNetV2(1000).apply(network, images, train=False)
-        logits, _ = SoftAttentionIRv2(7).apply(released, images, train=False)
+        logits, _ = registry.build("irv2_sa", 7).apply(released, images, train=False)
         outputs = [endpoints[name] for name in ENDPOINTS]
         return logits[0] @ weights + outputs[-1][0, :7] @ weights, [*outputs, logits]
 
