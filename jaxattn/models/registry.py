@@ -26,6 +26,8 @@ from jaxattn.models.inception_v3 import InceptionV3
 from jaxattn.models.koefler2023 import POOL5, KoeflerCNN
 from jaxattn.models.resnet import ResNet
 from jaxattn.models.vgg import VGG
+from jaxattn.models.vgg_bn import VGGBN
+from jaxattn.models.yan2019 import GatedClassifier
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,12 +140,26 @@ def _keras() -> dict[str, Model]:
     return {f"keras_{name}": model for name, model in models.items()}
 
 
+def _yan2019() -> dict[str, Model]:
+    """AttnMel-CNN and its three baselines; softmax in the place of sigmoid is an option."""
+    gated: dict[str, dict[str, Any]] = {
+        "vgg16_bn_gap": {"local": (), "gated": False},
+        "melcnn": {"gated": False},
+        "attnmelcnn": {"gated": True},
+    }
+    entry = functools.partial(Model, image_size=224, normalisation="isic2017", num_classes=2)
+    fixed = {"backbone": VGGBN}
+    models = {name: entry(GatedClassifier, fixed=fixed | more) for name, more in gated.items()}
+    return {"vgg16_bn": entry(Classifier, fixed=fixed)} | models
+
+
 #: Every classifier, by the name that a config gives it.
 MODELS: dict[str, Model] = {
     "attention_cnn": Model(AttentionCNN, 64),
     **_datta2021(),
     **_koefler2023(),
     **_keras(),
+    **_yan2019(),
 }
 
 
