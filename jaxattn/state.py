@@ -44,7 +44,7 @@ def create(
     key: Key[Array, ""],
     model: nn.Module,
     optimizer: optax.GradientTransformation,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     averaged: bool,
 ) -> TrainState:
     """The state before the first step; to be jitted with its shardings.
@@ -53,7 +53,7 @@ def create(
         key: Random key of the initial parameters.
         model: Called ``(images, *, train)``.
         optimizer: Its state is made for the parameters.
-        image_shape: Height, width, channels.
+        image_shape: Height, width, channels; before them the number of crops, if there are several.
         averaged: Whether a moving average is kept.
     """
     variables = model.init(key, jnp.zeros((1, *image_shape), jnp.float32), train=False)

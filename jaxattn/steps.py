@@ -16,11 +16,15 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 
 from jaxattn.data.augment import Augmentation, augment
+from jaxattn.data.crops import Crops
 from jaxattn.losses import CrossEntropy
 from jaxattn.sharding import batched, replicated
 from jaxattn.state import TrainState, Variables
 
 Arrays = Mapping[str, Array]
+
+#: The image as it is.
+WHOLE = Crops()
 
 
 def images_of(data: Arrays, batch: Arrays) -> UInt8[Array, "batch height width 3"]:
@@ -37,6 +41,7 @@ def make_train_step(
     *,
     normalise: Callable[[Array], Array],
     seed: int,
+    crops: Crops = WHOLE,
     average_decay: float = 0.0,
 ) -> Callable[[TrainState, Arrays, Arrays], tuple[TrainState, dict[str, Float[Array, ""]]]]:
     """Makes the jitted step: augment, forward, loss, backward, update, in one program.
@@ -50,6 +55,7 @@ def make_train_step(
             those of the global batch.
         normalise: Maps pixels in [0, 1] to the network's input range.
         seed: All random numbers of a step are a pure function of (seed, step).
+        crops: What the model sees of an augmented image.
         average_decay: Decay of the moving average of the variables per step, where the state has
             one; in the first steps it is ``(1 + step) / (10 + step)`` where that is less.
 
@@ -60,9 +66,9 @@ def make_train_step(
 
     def step(state: TrainState, data: Arrays, batch: Arrays):
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        augment_key, dropout_key = jax.random.split(key)
+        augment_key, dropout_key, crop_key = jax.random.split(key, 3)
         pixels, _ = augment(augment_key, images_of(data, batch), None, ranges)
-        images = normalise(pixels)
+        images = normalise(crops.training(crop_key, pixels))
 
         def loss_of(params: Any):
             (logits, _), changed = model.apply(
@@ -100,7 +106,12 @@ def make_train_step(
 
 
 def make_predict_step(
-    model: nn.Module, mesh: Mesh, *, normalise: Callable[[Array], Array], views: int = 1
+    model: nn.Module,
+    mesh: Mesh,
+    *,
+    normalise: Callable[[Array], Array],
+    views: int = 1,
+    crops: Crops = WHOLE,
 ) -> Callable[[Variables, Arrays, Arrays], tuple[Float[Array, "batch classes"], dict[str, Array]]]:
     """Makes the jitted ``(variables, data, batch) -> (probabilities, attention maps)``.
 
@@ -111,21 +122,26 @@ def make_predict_step(
         views: 1: the image as it is; 8: the probabilities' mean over the image, its mirror image
             and their quarter turns (square images only). The maps are always those of the image as
             it is.
+        crops: What the model sees of an image.
     """
 
+    def probabilities_of(variables: Variables, pixels: Array) -> tuple[Array, dict[str, Array]]:
+        inputs = normalise(crops.evaluation(pixels))
+        logits, maps = model.apply(variables, inputs, train=False)
+        return crops.combine(jax.nn.softmax(logits)), maps
+
     def step(variables: Variables, data: Arrays, batch: Arrays):
-        images = normalise(images_of(data, batch).astype(jnp.float32) / 255.0)
-        logits, maps = model.apply(variables, images, train=False)
-        probabilities = jax.nn.softmax(logits)
+        pixels = images_of(data, batch).astype(jnp.float32) / 255.0
+        probabilities, maps = probabilities_of(variables, pixels)
+        maps = {name: crops.on_image(each, *pixels.shape[1:3]) for name, each in maps.items()}
         if views == 1:
             return probabilities, maps
         # One view after the other: eight at once would take eight times the memory.
-        turned = lambda images, turns: jnp.rot90(images, turns, axes=(1, 2))  # noqa: E731
-        others = [(images, turns) for turns in (1, 2, 3)]
-        others += [(images[:, :, ::-1], turns) for turns in (0, 1, 2, 3)]
+        turned = lambda pixels, turns: jnp.rot90(pixels, turns, axes=(1, 2))  # noqa: E731
+        others = [(pixels, turns) for turns in (1, 2, 3)]
+        others += [(pixels[:, :, ::-1], turns) for turns in (0, 1, 2, 3)]
         for view, turns in others:
-            logits, _ = model.apply(variables, turned(view, turns), train=False)
-            probabilities += jax.nn.softmax(logits)
+            probabilities += probabilities_of(variables, turned(view, turns))[0]
         return probabilities / views, maps
 
     same, spread = replicated(mesh), batched(mesh)

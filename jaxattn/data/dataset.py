@@ -6,6 +6,8 @@ from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
+from jaxattn.errors import InputError
+
 #: The columns that every data set's table has, and the type of each.
 COLUMNS: Mapping[str, Any] = {
     "image_id": np.str_,
@@ -50,3 +52,19 @@ class Dataset:
     def labels(self) -> np.ndarray:
         """Class indices, int32 ``(N,)``."""
         return self.table["label"]
+
+
+def height_width(size: Any, field: str = "dataset.image_size") -> tuple[int, int]:
+    """Height and width in pixels, given as one length or as a pair.
+
+    Raises:
+        InputError: It is neither, or a length is not positive.
+    """
+    lengths = (size, size) if isinstance(size, int) else size
+    if (
+        not isinstance(lengths, tuple | list)
+        or len(lengths) != 2
+        or not all(isinstance(length, int) and length > 0 for length in lengths)
+    ):
+        raise InputError(f"{field}: given {size}, wanted one or two lengths in pixels")
+    return lengths[0], lengths[1]

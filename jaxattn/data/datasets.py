@@ -10,7 +10,7 @@ NAMES = ("synthetic", "prepared")
 
 
 def load(config: ConfigDict) -> Dataset:
-    """The data set of ``config.dataset``, its images of ``image_size`` by ``image_size`` pixels.
+    """The data set of ``config.dataset``, its images of ``image_size``.
 
     Raises:
         InputError: Unknown name or class, or the data set cannot be read.

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jaxattn import sharding
-from jaxattn.data.dataset import Dataset
+from jaxattn.data.dataset import Dataset, height_width
 from jaxattn.data.plans import Plan
 from jaxattn.errors import InputError, suggestion
 
@@ -34,12 +34,14 @@ Batch = dict[str, jax.Array]
 class Loader:
     """Batches of one data set at one image size."""
 
-    def __init__(self, dataset: Dataset, image_size: int, config: ConfigDict, mesh: Mesh):
+    def __init__(
+        self, dataset: Dataset, image_size: int | tuple[int, int], config: ConfigDict, mesh: Mesh
+    ):
         """Nothing is read yet.
 
         Args:
             dataset: Its records are of ``image_size``.
-            image_size: Height and width of all images.
+            image_size: Height and width of all images, one length or two.
             config: ``config.loader``: name (one of ``LOADERS``) and workers (processes that decode
                 streamed images; 0 for threads of this one).
             mesh: The devices.
@@ -51,7 +53,8 @@ class Loader:
             raise InputError(
                 f"loader.name: {config.name!r} given{suggestion(config.name, LOADERS)}"
             )
-        self._dataset, self._image_size, self._config = dataset, image_size, config
+        self._dataset, self._config = dataset, config
+        self._shape = height_width(image_size)
         self._mesh = mesh
 
     @functools.cached_property
@@ -61,11 +64,11 @@ class Loader:
         Returns:
             ``{"image": uint8 (N, H, W, 3)}`` on every device, or ``{}`` where images are streamed.
         """
-        size = len(self._dataset) * self._image_size**2 * 3
+        size = len(self._dataset) * self._shape[0] * self._shape[1] * 3
         name = self._config.name
         if name == "grain" or (name == "auto" and size > _room()):
             return {}
-        images = decode_all(self._dataset, self._image_size)
+        images = decode_all(self._dataset, self._shape)
         return sharding.put_replicated(self._mesh, {"image": images})
 
     def training(self, plan: Plan, first: int, last: int) -> Iterator[Batch]:
@@ -133,9 +136,9 @@ class _Examples:
         }
 
 
-def decode_all(dataset: Dataset, image_size: int) -> np.ndarray:
-    """All images of a data set, uint8 ``(N, image_size, image_size, 3)``."""
-    images = np.empty((len(dataset), image_size, image_size, 3), np.uint8)
+def decode_all(dataset: Dataset, image_size: int | tuple[int, int]) -> np.ndarray:
+    """All images of a data set, uint8 ``(N, H, W, 3)``."""
+    images = np.empty((len(dataset), *height_width(image_size), 3), np.uint8)
 
     def decode(row: int) -> None:
         images[row] = dataset.records[row]["image"]

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxattn.data import images
-from jaxattn.data.dataset import COLUMNS, Dataset, Example
+from jaxattn.data.dataset import COLUMNS, Dataset, Example, height_width
 from jaxattn.data.tables import Line, read_table
 from jaxattn.errors import InputError
 
@@ -57,7 +57,8 @@ def load(
             f"{folder / INDEX} has {len(lines)} rows, wanted one for each of the {count} records"
         )
     table = _table(lines, class_names)
-    records = Records(folder, table["image_id"], _height_width(image_size))
+    size = None if image_size is None else height_width(image_size)
+    records = Records(folder, table["image_id"], size)
     return Dataset(builder.info.name, class_names, table, records)
 
 
@@ -139,12 +140,3 @@ def _table(lines: Sequence[Line], class_names: tuple[str, ...]) -> dict[str, np.
         name: np.array(columns.get(name) or [line[name] for line in lines], dtype=dtype)
         for name, dtype in COLUMNS.items()
     }
-
-
-def _height_width(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    if image_size is None:
-        return None
-    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    if len(size) != 2 or min(size) < 1:
-        raise InputError(f"image_size: given {image_size}, wanted one or two lengths in pixels")
-    return size

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxattn.data import dermoscopy
-from jaxattn.data.dataset import COLUMNS, Dataset, Example
+from jaxattn.data.dataset import COLUMNS, Dataset, Example, height_width
 from jaxattn.errors import InputError
 
 CLASS_NAMES = tuple(dermoscopy.APPEARANCES)
@@ -47,7 +47,10 @@ _LESION_STREAM, _VIEW_STREAM, _METADATA_STREAM = range(3)
 
 
 def load(
-    num_images: int = 4200, image_size: int = 64, seed: int = 0, imbalanced: bool = False
+    num_images: int = 4200,
+    image_size: int | tuple[int, int] = 64,
+    seed: int = 0,
+    imbalanced: bool = False,
 ) -> Dataset:
     """Returns the synthetic data set; images are drawn when they are read.
 
@@ -57,7 +60,8 @@ def load(
 
     Args:
         num_images: Number of images, at least one per class (7).
-        image_size: Height and width in pixels, at least 32.
+        image_size: Height and width in pixels, each at least 32; of two lengths, the picture is the
+            middle of the square one.
         seed: At least 0; another seed gives other lesions.
         imbalanced: Whether classes have HAM10000's proportions (with at least 7 images, of 4
             lesions, each, if ``num_images`` allows) instead of equal shares.
@@ -65,9 +69,10 @@ def load(
     Raises:
         InputError: An argument is out of its range.
     """
+    shape = height_width(image_size)
     for name, value, least in (
         ("num_images", num_images, len(CLASS_NAMES)),
-        ("image_size", image_size, 32),
+        ("image_size", min(shape), 32),
         ("seed", seed, 0),
     ):
         if value < least:
@@ -79,7 +84,7 @@ def load(
         name="synthetic",
         class_names=CLASS_NAMES,
         table=_table(labels, lesions, seed),
-        records=Renderings(labels, lesions, image_size, seed),
+        records=Renderings(labels, lesions, shape, seed),
     )
 
 
@@ -90,13 +95,13 @@ class Renderings(Sequence[Example]):
     Attributes:
         labels: Class of each image, int32 ``(N,)``.
         lesions: Number of each image's lesion, int64 ``(N,)``.
-        image_size: Height and width in pixels.
+        shape: Height and width in pixels.
         seed: Seed of the data set.
     """
 
     labels: Int[np.ndarray, " N"]
     lesions: Int[np.ndarray, " N"]
-    image_size: int
+    shape: tuple[int, int]
     seed: int
 
     def __len__(self) -> int:
@@ -108,9 +113,11 @@ class Renderings(Sequence[Example]):
             dermoscopy.APPEARANCES[CLASS_NAMES[self.labels[i]]],
             lesion=np.random.default_rng((self.seed, _LESION_STREAM, self.lesions[i])),
             view=np.random.default_rng((self.seed, _VIEW_STREAM, i)),
-            image_size=self.image_size,
+            image_size=max(self.shape),
         )
-        return Example(image=image, mask=mask)
+        top, left = ((max(self.shape) - side) // 2 for side in self.shape)
+        part = slice(top, top + self.shape[0]), slice(left, left + self.shape[1])
+        return Example(image=image[part], mask=mask[part])
 
 
 def _labels(num_images: int, weights: Int[np.ndarray, " C"]) -> Int[np.ndarray, " N"]:

@@ -1,0 +1,243 @@
+"""What a network sees of an image: all of it, one crop, or several (Gessert et al. 2019, II-D).
+
+Crops are cut on the device, inside the jitted step, from one uint8 image: no pixel is decoded or
+sent twice, however many crops show it. Flips and colours are drawn before, for the whole image.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from jaxattn.data.dataset import height_width
+from jaxattn.errors import InputError, suggestion
+
+STRATEGIES = ("none", "downsampling", "single", "multi", "ordered")
+COUNTS = (1, 4, 5, 9, 16)
+
+#: Pixels along each side of one value in the maps of `Crops.on_image`.
+CELL = 8
+
+# As torchvision's RandomResizedCrop: the proportions of a part, and how many are drawn until one
+# fits into the image.
+_RATIOS = (3 / 4, 4 / 3)
+_ATTEMPTS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Crops:
+    """How an image becomes the network's input.
+
+    Attributes:
+        strategy: ``none``: the image as it is. ``downsampling``: all of it, resized.
+            ``single``: in training a random part of it, resized (torchvision's
+            ``RandomResizedCrop``); in evaluation its centre, resized. ``multi``: in training one
+            random crop, not resized; in evaluation the ordered crops, each classified by itself.
+            ``ordered``: the ordered crops in training and evaluation, seen together by a model that
+            takes ``(B, NC, H, W, 3)``.
+        size: Height and width of what the network sees, pixels: a number or a pair.
+        count: NC, the number of ordered crops, one of ``COUNTS``.
+        dropout: ``ordered``: p_d, the probability with which a crop is black in training.
+        vote: ``multi``: whether crops vote for a class, instead of their probabilities' mean.
+        least_area: ``single``: the smallest part drawn, a share of the image's area.
+        centre: ``single``: height and width of the centre, a share of the image's.
+    """
+
+    strategy: str = "none"
+    size: int | tuple[int, int] = 224
+    count: int = 9
+    dropout: float = 0.1
+    vote: bool = False
+    least_area: float = 0.08
+    centre: float = 0.85
+
+    def __post_init__(self):
+        if self.strategy not in STRATEGIES:
+            raise InputError(
+                f"crops.strategy: {self.strategy!r} given{suggestion(self.strategy, STRATEGIES)}"
+            )
+        if self.count not in COUNTS:
+            raise InputError(f"crops.count: {self.count} given, one of {COUNTS} wanted")
+        for field, low in (("dropout", 0.0), ("least_area", 0.001), ("centre", 0.1)):
+            value = getattr(self, field)
+            if not low <= value <= 1:
+                raise InputError(f"crops.{field}: {value} given, {low} to 1 wanted")
+        height_width(self.size, "crops.size")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of what the network sees."""
+        return height_width(self.size, "crops.size")
+
+    def input_shape(self, height: int, width: int) -> tuple[int, ...]:
+        """The shape in which the network gets an image of so many pixels.
+
+        Raises:
+            InputError: The crops do not fit into the image.
+        """
+        if self.strategy == "none":
+            return height, width, 3
+        if self.strategy in ("multi", "ordered"):
+            corners(self.count, (height, width), self.shape)
+        return (*((self.count,) if self.strategy == "ordered" else ()), *self.shape, 3)
+
+    def training(
+        self, key: Key[Array, ""], pixels: Float[Array, "B H W 3"]
+    ) -> Float[Array, "B *NC h w 3"]:
+        """The network's input in training, drawn anew for each image; pixels are in [0, 1]."""
+        if self.strategy == "single":
+            return self._resized(pixels, *self._draw_parts(key, *pixels.shape[:3]))
+        if self.strategy == "multi":
+            return self._draw_crops(key, pixels)
+        if self.strategy == "ordered":
+            kept = jax.random.bernoulli(key, 1 - self.dropout, (len(pixels), self.count))
+            return self._ordered(pixels) * kept[..., None, None, None]
+        return self.evaluation(pixels)
+
+    def evaluation(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "inputs *NC h w 3"]:
+        """The network's input in evaluation; of ``multi``, the NC crops of an image follow it."""
+        if self.strategy == "ordered":
+            return self._ordered(pixels)
+        if self.strategy == "multi":
+            return self._ordered(pixels).reshape(-1, *self.shape, 3)
+        if self.strategy == "none":
+            return pixels
+        share = self.centre if self.strategy == "single" else 1.0
+        sides = pixels.shape[1:3]
+        top, left = ((side - int(share * side)) // 2 for side in sides)
+        part = pixels[:, top : top + int(share * sides[0]), left : left + int(share * sides[1])]
+        return jax.image.resize(part, (len(pixels), *self.shape, 3), "linear")
+
+    def combine(self, probabilities: Float[Array, "inputs C"]) -> Float[Array, "B C"]:
+        """An image's probabilities: of ``multi``, the mean of its crops', or the votes' shares."""
+        if self.strategy != "multi":
+            return probabilities
+        classes = probabilities.shape[-1]
+        if self.vote:
+            probabilities = jax.nn.one_hot(probabilities.argmax(-1), classes)
+        return probabilities.reshape(-1, self.count, classes).mean(1)
+
+    def on_image(
+        self, maps: Float[Array, "inputs K h w"], height: int, width: int
+    ) -> Float[Array, "B heads rows columns"]:
+        """Puts the attention maps of crops where the crops lie in the image.
+
+        Args:
+            maps: Of ``multi``, K maps of each crop; of ``ordered``, one map of each crop, K = NC;
+                otherwise maps of the image, which stay as they are.
+            height: Of the image, pixels.
+            width: Of the image, pixels.
+
+        Returns:
+            A value for each ``CELL`` × ``CELL`` pixels of the image: the mean over the crops that
+            show them, 0 where none does.
+        """
+        if self.strategy not in ("multi", "ordered"):
+            return maps
+        heads = maps.shape[1] if self.strategy == "multi" else 1
+        per_crop = maps.reshape(-1, self.count, heads, *maps.shape[2:])
+        centres = [np.arange(CELL // 2, side, CELL) for side in (height, width)]
+        total, shown = jnp.zeros(()), np.zeros([len(c) for c in centres])
+        for i, corner in enumerate(corners(self.count, (height, width), self.shape)):
+            (rows, y), (columns, x) = (
+                _cells(at - start, side, cells)
+                for at, start, side, cells in zip(
+                    centres, corner, self.shape, maps.shape[2:], strict=True
+                )
+            )
+            inside = np.outer(rows, columns)
+            total = total + per_crop[:, i, :, y[:, None], x[None, :]].transpose(2, 3, 0, 1) * inside
+            shown += inside
+        return total / np.maximum(shown, 1)
+
+    def _ordered(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B NC h w 3"]:
+        height, width = self.shape
+        places = corners(self.count, pixels.shape[1:3], self.shape).tolist()
+        return jnp.stack([pixels[:, y : y + height, x : x + width] for y, x in places], axis=1)
+
+    def _draw_crops(
+        self, key: Key[Array, ""], pixels: Float[Array, "B H W 3"]
+    ) -> Float[Array, "B h w 3"]:
+        room = jnp.array(pixels.shape[1:3]) - jnp.array(self.shape) + 1
+        places = jax.random.randint(key, (len(pixels), 2), 0, room)
+        cut = jax.vmap(lambda x, at: jax.lax.dynamic_slice(x, (*at, 0), (*self.shape, 3)))
+        return cut(pixels, places)
+
+    def _draw_parts(
+        self, key: Key[Array, ""], count: int, height: int, width: int
+    ) -> tuple[Float[Array, "B 2"], Float[Array, "B 2"]]:
+        """Top left corner and size of one random part of each image: whole pixels."""
+        of_area, of_ratio, of_corner = jax.random.split(key, 3)
+        draws = (count, _ATTEMPTS)
+        area = height * width * jax.random.uniform(of_area, draws, minval=self.least_area)
+        low, high = map(math.log, _RATIOS)
+        ratio = jnp.exp(jax.random.uniform(of_ratio, draws, minval=low, maxval=high))
+        sizes = jnp.round(jnp.stack([jnp.sqrt(area / ratio), jnp.sqrt(area * ratio)], -1))
+        whole = jnp.array([height, width], jnp.float32)
+        fits = ((sizes >= 1) & (sizes <= whole)).all(-1)
+        first = jnp.take_along_axis(sizes, fits.argmax(1)[:, None, None], axis=1)[:, 0]
+        size = jnp.where(fits.any(1)[:, None], first, whole)
+        room = whole - size + 1
+        corner = jnp.floor(room * jax.random.uniform(of_corner, (count, 2)))
+        return jnp.minimum(corner, room - 1), size
+
+    def _resized(
+        self,
+        pixels: Float[Array, "B H W 3"],
+        corner: Float[Array, "B 2"],
+        size: Float[Array, "B 2"],
+    ) -> Float[Array, "B h w 3"]:
+        """Parts of images, read bilinearly; where they shrink, over as many pixels (antialias)."""
+
+        def one(image: Array, corner: Array, size: Array) -> Array:
+            scale = jnp.array(self.shape) / size
+            shape = (*self.shape, 3)
+            return jax.image.scale_and_translate(
+                image, shape, (0, 1), scale, -corner * scale, method="linear"
+            )
+
+        return jax.vmap(one)(pixels, corner, size)
+
+
+def corners(count: int, image: tuple[int, ...], crop: tuple[int, ...]) -> Int[np.ndarray, "NC 2"]:
+    """Where the ordered crops lie: row and column of their top left pixel.
+
+    Of 1, 4, 9 and 16 crops the centres form a square grid, row by row, that runs evenly from half a
+    crop inside one border to half a crop inside the other and is cut down to whole pixels (a single
+    one is the image's centre). Of 5, the first four are those of 4 and the last is the centre.
+
+    Args:
+        count: One of ``COUNTS``.
+        image: Height and width, pixels.
+        crop: Likewise, at most as large.
+
+    Raises:
+        InputError: The crop is larger than the image.
+    """
+    if any(c > side for c, side in zip(crop, image, strict=True)):
+        raise InputError(
+            f"crops.size: {crop[0]}x{crop[1]} given, at most the {image[0]}x{image[1]} of "
+            "dataset.image_size wanted"
+        )
+    if count == 5:
+        return np.concatenate([corners(4, image, crop), corners(1, image, crop)])
+    steps = math.isqrt(count) - 1
+    along = []
+    for c, side in zip(crop, image, strict=True):
+        if steps:  # in integers: a rounding error must not cut 338 down to 337
+            centres = [(c * steps + 2 * i * (side - c)) // (2 * steps) for i in range(steps + 1)]
+        else:
+            centres = [side // 2]
+        along.append(np.array(centres) - c // 2)
+    return np.stack(np.meshgrid(*along, indexing="ij"), -1).reshape(-1, 2)
+
+
+def _cells(
+    places: Int[np.ndarray, " n"], side: int, cells: int
+) -> tuple[Bool[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+    """Whether places lie in a crop of this length, and in which of its cells (0 outside)."""
+    inside = (places >= 0) & (places < side)
+    return inside, np.where(inside, places * cells // side, 0)
