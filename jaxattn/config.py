@@ -22,7 +22,8 @@ def base() -> ConfigDict:
         dict(
             name="synthetic",  # synthetic, or prepared: a folder that a tools/prepare_*.py wrote
             data_dir="",  # prepared: that folder
-            image_size=64,  # height and width of the network's input, pixels
+            # Height and width that images are read in, pixels; or a pair: (height, width).
+            image_size=FieldReference(64, field_type=object),
             classes=(),  # in the model's order: "nv", or "name=a+b" for a merge; () for all
             num_images=4000,  # synthetic: how many to generate
             seed=0,  # synthetic
@@ -56,6 +57,17 @@ def base() -> ConfigDict:
             brightness=0.0,
             contrast=0.0,
             saturation=0.0,
+        )
+    )
+    config.crops = ConfigDict(  # see jaxattn.data.crops.Crops
+        dict(
+            strategy="none",  # none, downsampling, single, multi, ordered
+            size=FieldReference(224, field_type=object),  # of the network's input; or a pair
+            count=9,
+            dropout=0.1,
+            vote=False,
+            least_area=0.08,
+            centre=0.85,
         )
     )
     config.normalisation = "minus_one_one"  # see jaxattn.data.augment.NORMALISATIONS

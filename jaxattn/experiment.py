@@ -17,7 +17,8 @@ from ml_collections import ConfigDict
 
 from jaxattn import checkpoints, losses, optimizers, sharding, state, steps
 from jaxattn.data import augment, datasets, splits
-from jaxattn.data.dataset import Dataset
+from jaxattn.data.crops import Crops
+from jaxattn.data.dataset import Dataset, height_width
 from jaxattn.data.loaders import Loader
 from jaxattn.data.plans import Plan
 from jaxattn.errors import InputError, suggestion
@@ -42,6 +43,7 @@ class Experiment:
         model: The classifier.
         loss: Mean loss of a batch.
         ranges: Augmentation of the training images.
+        crops: What the model sees of an image.
         normalise: Maps pixels in [0, 1] to the network's input range.
         optimizer: Its schedule ends with the last step.
         mesh: The devices.
@@ -55,6 +57,7 @@ class Experiment:
     model: nn.Module
     loss: losses.CrossEntropy
     ranges: augment.Augmentation
+    crops: Crops
     normalise: Callable[[jax.Array], jax.Array]
     optimizer: optax.GradientTransformation
     mesh: Mesh
@@ -70,12 +73,12 @@ class Experiment:
         return self.config.epochs * self.steps_per_epoch
 
     def _create(self) -> state.TrainState:
-        size = self.config.dataset.image_size
+        shape = height_width(self.config.dataset.image_size)
         return state.create(
             jax.random.key(self.config.seed),
             self.model,
             self.optimizer,
-            (size, size, 3),
+            self.crops.input_shape(*shape),
             averaged=self.config.average_decay > 0,
         )
 
@@ -97,12 +100,15 @@ class Experiment:
             self.mesh,
             normalise=self.normalise,
             seed=self.config.seed,
+            crops=self.crops,
             average_decay=self.config.average_decay,
         )
 
     def predict_step(self, views: int = 1):
         """The jitted prediction step, see `steps.make_predict_step`."""
-        return steps.make_predict_step(self.model, self.mesh, normalise=self.normalise, views=views)
+        return steps.make_predict_step(
+            self.model, self.mesh, normalise=self.normalise, views=views, crops=self.crops
+        )
 
     def predict(
         self, step: Any, variables: state.Variables, rows: Int[np.ndarray, " n"]
@@ -156,6 +162,7 @@ def build(config: ConfigDict) -> Experiment:
         ),
         loss=losses.CrossEntropy(weights, config.loss.label_smoothing, config.loss.reduction),
         ranges=augment.Augmentation(**config.augment),
+        crops=Crops(**config.get("crops", {})),
         normalise=augment.normalisation(config.normalisation),
         optimizer=optimizers.build(config.optimizer, total_steps),
         mesh=mesh,
