@@ -33,6 +33,7 @@ def base() -> ConfigDict:
     config.split = ConfigDict(
         dict(
             strategy="lesion",  # lesion, datta, file: see jaxattn.data.splits
+            leak="",  # a published protocol that tests on what it trained with: jaxattn.data.leaks
             seed=0,
             test=0.15,
             validation=0.1,

@@ -9,7 +9,7 @@ import numpy as np
 from absl import flags
 
 from jaxattn import experiment, metrics, overlays, published, report, runs, sharding
-from jaxattn.data import splits
+from jaxattn.data import leaks, splits
 from jaxattn.data.dataset import Dataset
 from jaxattn.errors import InputError, run_main, suggestion
 
@@ -41,7 +41,7 @@ def evaluate(
     if data_dir:
         config.dataset.data_dir = data_dir
     built = experiment.build(config)
-    runs.record_split(folder, built.split, built.dataset)
+    runs.record_split(folder, built.split, built.dataset, built.leak)
     rows = built.split[part]
     if not len(rows):
         raise InputError(f"{folder / runs.SPLIT}: the {part} part is empty, images wanted")
@@ -57,6 +57,8 @@ def evaluate(
         "dataset": built.dataset.name,
         "images": len(rows),
         "lesions": len(np.unique(built.dataset.table["lesion_id"][rows])),
+        "leak": built.leak,
+        "measured_leak": leaks.measure(built.dataset, built.split),
         "metrics": values,
         "device": runs.device(),
         "versions": runs.versions(),

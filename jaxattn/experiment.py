@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
 from jaxattn import checkpoints, losses, optimizers, sharding, state, steps
-from jaxattn.data import augment, datasets, splits
+from jaxattn.data import augment, datasets, leaks, splits
 from jaxattn.data.crops import Crops
 from jaxattn.data.dataset import Dataset, height_width
 from jaxattn.data.loaders import Loader
@@ -61,6 +62,11 @@ class Experiment:
     normalise: Callable[[jax.Array], jax.Array]
     optimizer: optax.GradientTransformation
     mesh: Mesh
+
+    @property
+    def leak(self) -> str:
+        """The published protocol that the split leaks by, see `leaks`; '' for none."""
+        return self.config.split.get("leak", "")
 
     @property
     def steps_per_epoch(self) -> int:
@@ -139,8 +145,11 @@ def build(config: ConfigDict) -> Experiment:
     """
     _check(config)
     mesh = sharding.mesh()
-    dataset = datasets.load(config.dataset)
+    leak = config.split.get("leak", "")
+    dataset = leaks.copies(datasets.load(config.dataset), leak)
     split = splits.make(dataset, **config.split)
+    if leak:
+        logging.warning("%s", leaks.warning(leak, leaks.measure(dataset, split)))
     labels = dataset.labels[split["train"]]
     plan = Plan(split["train"], labels, config.batch_size, config.seed, **config.plan)
     options = dict(config.model)

@@ -25,6 +25,7 @@ from PIL import Image
 
 from jaxattn import overlays
 from jaxattn.config import flatten
+from jaxattn.data import leaks
 from jaxattn.errors import InputError, run_main
 from jaxattn.metrics import MEASURES, number, paired_rows
 from jaxattn.published import DATTA2021
@@ -309,6 +310,9 @@ def headline(run: Run) -> str:
         if absent
         else ""
     )
+    if evaluation.get("leak"):
+        sentence = leaks.warning(evaluation["leak"], evaluation["measured_leak"])
+        warning += f'<p class="missing">These are no scores of new patients. {_text(sentence)}.</p>'
     return f'<div class="tiles">{shown}</div>{warning}{_facts(facts)}'
 
 

@@ -59,8 +59,14 @@ def read_config(folder: Path) -> ConfigDict:
         raise InputError(f"{path}: {error}; the JSON that training wrote wanted") from error
 
 
-def record_split(folder: Path, split: Mapping[str, Any], dataset: Dataset) -> None:
+def record_split(folder: Path, split: Mapping[str, Any], dataset: Dataset, leak: str = "") -> None:
     """Writes the run's split, or checks that a resumed run has the same one.
+
+    Args:
+        folder: The run's folder.
+        split: The split.
+        dataset: What it splits.
+        leak: ``config.split.leak``, which the file names.
 
     Raises:
         InputError: The recorded split is another one.
@@ -68,9 +74,9 @@ def record_split(folder: Path, split: Mapping[str, Any], dataset: Dataset) -> No
     path = folder / SPLIT
     if not path.exists():
         if jax.process_index() == 0:
-            splits.write(path, split, dataset)
+            splits.write(path, split, dataset, leak)
         return
-    recorded = splits.read(path, dataset)
+    recorded = splits.read(path, dataset, leak)
     for name in splits.PARTS:
         if list(recorded[name]) != list(split[name]):
             raise InputError(

@@ -79,7 +79,7 @@ def train(
     """
     built = experiment.build(config)
     runs.open_folder(folder, config)
-    runs.record_split(folder, built.split, built.dataset)
+    runs.record_split(folder, built.split, built.dataset, built.leak)
     with Checkpoints(folder / runs.CHECKPOINTS) as saved:
         memory, step = Memory(), saved.latest or 0
         if saved.latest is None:

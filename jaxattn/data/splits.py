@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Int
 from sklearn.model_selection import train_test_split
 
+from jaxattn.data import leaks
 from jaxattn.data.dataset import Dataset
 from jaxattn.errors import InputError, suggestion
 
@@ -28,8 +29,9 @@ def make(
     test: float = 0.15,
     validation: float = 0.1,
     file: str = "",
+    leak: str = "",
 ) -> Split:
-    """Splits a data set so that no lesion is on two sides.
+    """Splits a data set so that no lesion is on two sides, unless a leak is asked for.
 
     Args:
         dataset: The data set.
@@ -42,6 +44,9 @@ def make(
         validation: The validation part, a fraction of the lesions that are not in the test part,
             in [0, 1); 0 for none.
         file: The CSV of the strategy ``file``.
+        leak: ``select_on_test``: the test part is the validation part as well, as Datta et al. 2021
+            had it, and no other is drawn; ``koefler``: the split of Köfler 2023, whatever the other
+            arguments, of a data set with its copies, see `leaks.copies`.
 
     Returns:
         The rows of each of ``PARTS``. Images that the CSV does not name are in no part.
@@ -52,15 +57,20 @@ def make(
     """
     if strategy not in STRATEGIES:
         raise InputError(f"split.strategy: {strategy!r} given{suggestion(strategy, STRATEGIES)}")
+    leaks.check(leak)
+    if leak == "koefler":
+        return leaks.draw_koefler(dataset)
     if strategy == "file":
-        split = read(file, dataset)
+        split = read(file, dataset, leak)
     else:
         for field, value, low in (("test", test, 1e-9), ("validation", validation, 0.0)):
             if not low <= value < 1:
                 raise InputError(f"split.{field}: {value} given, a fraction in [0, 1) wanted")
-        split = _draw(dataset, strategy, seed, test, validation)
+        split = _draw(dataset, strategy, seed, test, 0.0 if leak else validation)
+    if leak:
+        del split["validation"]
     check(split, dataset)
-    return split
+    return split | {"validation": split["test"]} if leak else split
 
 
 def _draw(dataset: Dataset, strategy: str, seed: int, test: float, validation: float) -> Split:
@@ -112,25 +122,37 @@ def check(split: Mapping[str, np.ndarray], dataset: Dataset) -> None:
                 )
 
 
-def write(path: Path, split: Mapping[str, np.ndarray], dataset: Dataset) -> None:
-    """Writes the split as a CSV (image_id, lesion_id, split), sorted, that `read` takes back."""
+def write(path: Path, split: Mapping[str, np.ndarray], dataset: Dataset, leak: str = "") -> None:
+    """Writes the split as a CSV (image_id, lesion_id, split), sorted, that `read` takes back.
+
+    With a leak the validation part, which is the test part, is not written again, and a further
+    column ``leak`` names it.
+    """
     table = dataset.table
+    parts = {name: rows for name, rows in split.items() if not leak or name != "validation"}
     lines = [
-        (str(table["image_id"][row]), str(table["lesion_id"][row]), name)
-        for name, rows in split.items()
+        (str(table["image_id"][row]), str(table["lesion_id"][row]), name, leak)
+        for name, rows in parts.items()
         for row in rows
     ]
+    columns = 4 if leak else 3
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerows([("image_id", "lesion_id", "split"), *sorted(lines)])
+        header = ("image_id", "lesion_id", "split", "leak")
+        writer.writerows(line[:columns] for line in [header, *sorted(lines)])
 
 
-def read(path: str | Path, dataset: Dataset) -> Split:
+def read(path: str | Path, dataset: Dataset, leak: str = "") -> Split:
     """Reads a CSV of image_id and split (train, validation or val, test).
 
+    Args:
+        path: The file.
+        dataset: What it splits.
+        leak: Where there is one, the test part is the validation part as well.
+
     Raises:
-        InputError: No such file, a column is missing, a split or an image is unknown, or an image
-            stands there twice.
+        InputError: No such file, a column is missing, a split or an image is unknown, an image
+            stands there twice, or a column ``leak`` names another one.
     """
     if not path or not Path(path).is_file():
         raise InputError(f"split.file: {str(path)!r} given, a CSV of image_id and split wanted")
@@ -148,6 +170,11 @@ def read(path: str | Path, dataset: Dataset) -> Split:
             image, given = line["image_id"], line["split"]
             name = {"val": "validation"}.get(given, given)
             where = f"{path}, line {reader.line_num}"
+            if line.get("leak") and line["leak"] != leak:
+                raise InputError(
+                    f"{where}: leak {line['leak']!r} given, --config.split.leak={line['leak']} "
+                    "wanted as well"
+                )
             if name not in PARTS:
                 raise InputError(f"{where}: split {given!r} given, one of {PARTS} wanted")
             if image not in row_of:
@@ -156,4 +183,6 @@ def read(path: str | Path, dataset: Dataset) -> Split:
                 raise InputError(f"{where}: image_id {image!r} given twice, one line wanted")
             seen.add(image)
             rows[name].append(row_of[image])
+    if leak:
+        rows["validation"] = rows["test"]
     return {name: np.sort(np.asarray(chosen, dtype=np.int64)) for name, chosen in rows.items()}

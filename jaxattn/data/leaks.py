@@ -1,0 +1,106 @@
+"""Published protocols whose test images are no test: reproduced on request, and always marked.
+
+``split.leak`` names one. It stands in the run's split.csv and evaluation, and the report shows it.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Int
+from sklearn.model_selection import train_test_split
+
+from jaxattn.data import views
+from jaxattn.data.dataset import Dataset
+from jaxattn.errors import InputError, suggestion
+
+#: What is wrong with each protocol.
+LEAKS: Mapping[str, str] = {
+    "": "",
+    "select_on_test": "the validation part is the test part, so that the best checkpoint is "
+    "chosen on the images it is tested on",
+    "koefler": "images were copied before they were split, so that copies of one image are in "
+    "training and in testing, and the best checkpoint is chosen on the test part",
+}
+
+#: The class of which Köfler 2023 copies no image.
+_NOT_COPIED = "nv"
+
+
+def check(leak: str) -> None:
+    """Raises InputError where there is no protocol of that name."""
+    if leak not in LEAKS:
+        raise InputError(f"split.leak: {leak!r} given{suggestion(leak, LEAKS)}")
+
+
+def copies(dataset: Dataset, leak: str) -> Dataset:
+    """The data set with the copies that a protocol makes before it splits.
+
+    Args:
+        dataset: The data set.
+        leak: ``koefler``: each image that is not nv once more in every move of `views.MOVES`, as
+            Köfler 2023; others make none.
+
+    Returns:
+        The data set. A copy's image_id is that of its image, a plus and the move; the further
+        column ``source`` has the image's. Nothing is stored twice.
+
+    Raises:
+        InputError: Unknown protocol, or there is no class nv.
+    """
+    check(leak)
+    if leak != "koefler":
+        return dataset
+    if _NOT_COPIED not in dataset.class_names:
+        raise InputError(
+            f"split.leak: 'koefler' given, {dataset.name} has no class {_NOT_COPIED}, HAM10000's "
+            "classes wanted"
+        )
+    copied = np.flatnonzero(dataset.labels != dataset.class_names.index(_NOT_COPIED))
+    rows, moves = [np.arange(len(dataset))], ["same"] * len(dataset)
+    for move in list(views.MOVES)[1:]:
+        rows.append(copied)
+        moves += [move] * len(copied)
+    row = np.concatenate(rows)
+    source = dataset.table["image_id"][row]
+    names = [
+        image if move == "same" else f"{image}+{move}"
+        for image, move in zip(source.tolist(), moves, strict=True)
+    ]
+    taken = views.take(dataset, row, image_id=np.array(names), source=source)
+    return dataclasses.replace(taken, records=views.View(dataset.records, row, moves))
+
+
+def draw_koefler(dataset: Dataset) -> dict[str, Int[np.ndarray, " rows"]]:
+    """67 % for training and 33 % for testing, by class, as Köfler 2023 draws the copied data set.
+
+    The order of images that the published draw had is unknown; here it is that of their ids.
+    """
+    order = np.argsort(dataset.table["image_id"], kind="stable")
+    train, test = train_test_split(
+        order, test_size=0.33, stratify=dataset.labels[order], random_state=50
+    )
+    return {"train": np.sort(train), "validation": np.sort(test), "test": np.sort(test)}
+
+
+def measure(dataset: Dataset, split: Mapping[str, Int[np.ndarray, " rows"]]) -> dict[str, float]:
+    """Counts what of the test part is in training too.
+
+    Returns:
+        Shares of the test images, 0 to 1, of which training has the lesion (``lesion``) and the
+        very image, perhaps moved (``image``).
+    """
+    columns = {"lesion": dataset.table["lesion_id"]}
+    columns["image"] = dataset.table.get("source", dataset.table["image_id"])
+    return {
+        name: float(np.isin(column[split["test"]], column[split["train"]]).mean())
+        for name, column in columns.items()
+    }
+
+
+def warning(leak: str, measured: Mapping[str, float]) -> str:
+    """One sentence on a protocol that leaks, and on how much."""
+    return (
+        f"split.leak={leak}: {LEAKS[leak]}; training has the lesion of "
+        f"{measured['lesion']:.1%} of the test images and a copy of {measured['image']:.1%}"
+    )

@@ -1,0 +1,152 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+from absl import logging
+
+from jaxattn import evaluate, losses, report, runs, train
+from jaxattn.data import classes, ham10000, leaks, splits
+from jaxattn.errors import InputError
+
+KOEFLER = ("nv", "mel", "bkl", "bcc", "akiec", "vasc", "df")
+
+
+@pytest.fixture
+def lesions(make_dataset):
+    """10 nv and 6 mel; two images of each lesion."""
+    return make_dataset([0] * 10 + [1] * 6, np.arange(16) // 2, names=("nv", "mel"))
+
+
+def test_copies_are_koeflers_moves_of_what_is_not_nv(lesions):
+    copied = leaks.copies(lesions, "koefler")
+    assert len(copied) == len(copied.records) == 10 + 6 * 6
+    assert np.bincount(copied.labels).tolist() == [10, 36]
+    assert len(set(copied.table["image_id"])) == 46
+    rows = np.flatnonzero(copied.table["source"] == "IMG_00012").tolist()
+    assert copied.table["image_id"][rows].tolist() == [
+        "IMG_00012",
+        "IMG_00012+clockwise",
+        "IMG_00012+counterclockwise",
+        "IMG_00012+half_turn",
+        "IMG_00012+top_bottom",
+        "IMG_00012+left_right",
+    ]
+    assert set(copied.table["lesion_id"][rows]) == {"LES_6"}
+    for part in ("image", "mask"):
+        same, right, left, half, vertical, horizontal = (copied.records[i][part] for i in rows)
+        np.testing.assert_array_equal(same, lesions.records[12][part])
+        # The top row becomes the right column, the left one, the last row read backwards, ...
+        np.testing.assert_array_equal(right[:, -1], same[0])
+        np.testing.assert_array_equal(right[0, ::-1], same[:, 0])
+        np.testing.assert_array_equal(left[::-1, 0], same[0])
+        np.testing.assert_array_equal(left[0], same[:, -1])
+        np.testing.assert_array_equal(half[-1, ::-1], same[0])
+        np.testing.assert_array_equal(half[::-1, 0], same[:, -1])
+        np.testing.assert_array_equal(vertical[-1], same[0])
+        np.testing.assert_array_equal(horizontal[:, -1], same[:, 0])
+
+
+def test_the_image_and_the_lesion_in_training_are_counted(make_dataset):
+    dataset = make_dataset([0] * 8, [0, 0, 1, 2, 3, 3, 4, 5])
+    split = {"train": np.array([0, 2, 4]), "test": np.array([1, 3, 5, 6, 7])}
+    assert leaks.measure(dataset, split) == {"lesion": 0.4, "image": 0.0}
+    split["test"] = np.array([1, 2, 3, 4])
+    assert leaks.measure(dataset, split) == {"lesion": 0.75, "image": 0.5}
+
+
+def test_copies_in_training_are_counted_as_images(lesions):
+    copied = leaks.copies(lesions, "koefler")
+    train = np.flatnonzero(copied.table["image_id"] == "IMG_00012")
+    test = np.flatnonzero(np.isin(copied.table["source"], ["IMG_00012", "IMG_00013"]))
+    test = np.setdiff1d(test, train)  # 5 copies of the one and 6 of the other, of one lesion
+    measured = leaks.measure(copied, {"train": train, "test": test})
+    assert measured == {"lesion": 1.0, "image": 5 / 11}
+
+
+def test_koeflers_split_is_of_ids_and_by_class(lesions):
+    copied = leaks.copies(lesions, "koefler")
+    split = splits.make(copied, leak="koefler")
+    assert len(split["test"]) == np.ceil(0.33 * 46)
+    assert sorted([*split["train"], *split["test"]]) == list(range(46))
+    np.testing.assert_array_equal(split["validation"], split["test"])
+    drawn = np.bincount(copied.labels[split["test"]])
+    assert abs(drawn - 0.33 * np.array([10, 36])).max() < 1.5  # ceil(15.18) images
+
+
+def test_selection_on_the_test_part_keeps_all_else_for_training(lesions):
+    split = splits.make(lesions, test=0.3, validation=0.2, leak="select_on_test")
+    np.testing.assert_array_equal(split["validation"], split["test"])
+    assert sorted([*split["train"], *split["test"]]) == list(range(16))
+    honest = splits.make(lesions, test=0.3, validation=0.4)
+    np.testing.assert_array_equal(split["test"], honest["test"])
+    assert leaks.measure(lesions, split) == {"lesion": 0.0, "image": 0.0}
+
+
+@pytest.mark.parametrize("leak", ["select_on_test", "koefler"])
+def test_a_written_leaky_split_says_so_and_is_read_back(lesions, tmp_path, leak):
+    dataset = leaks.copies(lesions, leak)
+    split = splits.make(dataset, test=0.3, leak=leak)
+    path = tmp_path / runs.SPLIT
+    runs.record_split(tmp_path, split, dataset, leak)
+    runs.record_split(tmp_path, split, dataset, leak)
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["leak"] for row in rows} == {leak}
+    assert len(rows) == len(dataset)
+    if leak == "select_on_test":
+        again = splits.make(dataset, "file", file=str(path), leak=leak)
+        for part in splits.PARTS:
+            np.testing.assert_array_equal(again[part], split[part])
+    with pytest.raises(InputError, match=f"leak '{leak}' given, --config.split.leak={leak} want"):
+        splits.make(dataset, "file", file=str(path))
+
+
+def test_a_lesion_on_two_sides_stays_an_error(lesions, tmp_path):
+    path = tmp_path / "split.csv"
+    path.write_text("image_id,split\nIMG_00000,train\nIMG_00001,test\n")
+    with pytest.raises(InputError, match="LES_0 has images in the train and in the test part"):
+        splits.make(lesions, "file", file=str(path), leak="select_on_test")
+
+
+def test_wrong_leak_is_one_clear_error(make_dataset):
+    with pytest.raises(InputError, match="split.leak: 'kofler' given; did you mean 'koefler'"):
+        splits.make(make_dataset([0, 1]), leak="kofler")
+    with pytest.raises(InputError, match="'koefler' given, noise has no class nv"):
+        leaks.copies(make_dataset([0, 1]), "koefler")
+
+
+def test_a_run_with_a_leak_says_so_everywhere(tiny_config, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(logging, "warning", lambda text, *args: said.append(text % args))
+    tiny_config.split.leak = "koefler"
+    tiny_config.dataset.num_images = 35
+    tiny_config.epochs = tiny_config.steps_per_epoch = 1
+    folder = tmp_path / "run"
+    assert train.train(tiny_config, folder)
+    result = evaluate.evaluate(folder)
+    written = json.loads((folder / "evaluation" / "test.json").read_text())
+    assert written["leak"] == result["leak"] == "koefler"
+    # 5 nv alone and 30 others six times over; a third of that is tested.
+    assert written["images"] == np.ceil(0.33 * (5 + 30 * 6))
+    assert 0.9 < written["measured_leak"]["image"] <= written["measured_leak"]["lesion"] <= 1
+    assert len(said) == 2  # training and evaluation
+    assert said[0].startswith("split.leak=koefler: images were copied before they were split")
+    page = report.write(folder).read_text()
+    assert "These are no scores of new patients. split.leak=koefler" in page
+
+
+def test_counts_on_ham10000(make_dataset, real_source):
+    """Every count that Köfler 2023 prints, and the class weights of the training part."""
+    rows = ham10000.read(real_source).rows
+    labels = [ham10000.CLASS_NAMES.index(row.dx) for row in rows]
+    dataset = make_dataset(labels, [row.lesion_id for row in rows], names=ham10000.CLASS_NAMES)
+    copied = leaks.copies(classes.select(dataset, KOEFLER), "koefler")
+    assert np.bincount(copied.labels).tolist() == [6705, 6678, 6594, 3084, 1962, 852, 690]
+    split = splits.make(copied, leak="koefler")
+    assert [len(split[part]) for part in splits.PARTS] == [17798, 8767, 8767]
+    weights = losses.class_weights(copied.labels[split["train"]], KOEFLER, exponent=1.0)
+    np.testing.assert_allclose(weights, [0.57, 0.57, 0.58, 1.23, 1.93, 4.45, 5.5], atol=0.006)
+    measured = leaks.measure(copied, split)
+    assert 0.6 < measured["image"] < measured["lesion"] < 0.95
+    print(measured)
