@@ -1,8 +1,8 @@
 """The Inception networks' building blocks (Szegedy et al. 2015 and 2016), described by tuples.
 
 ``ConvSpec``, ``PoolSpec`` and ``BlockSpec`` say what a network is made of; ``stage`` makes a
-backbone's stage of one. Convolutions have no bias and batch norm no scale, as in
-``keras.applications``.
+backbone's stage of one. Convolutions have no bias; batch norm has no scale and averages leave the
+padding out, as in ``keras.applications``, or both are as torchvision has them: ``as_torch``.
 """
 
 import functools
@@ -24,10 +24,12 @@ class ConvSpec(NamedTuple):
     kernel: tuple[int, int] = (1, 1)
     stride: int = 1
     padding: str = "SAME"
+    use_scale: bool = False
+    momentum: float = 0.99
 
 
 class PoolSpec(NamedTuple):
-    """A 3×3 pooling; averages leave the padding out."""
+    """A 3×3 pooling."""
 
     pool: Callable[..., Array]
     stride: int
@@ -49,6 +51,7 @@ Spec = ConvSpec | PoolSpec | BlockSpec
 
 SQUARE = (3, 3)
 AVERAGE = PoolSpec(functools.partial(nn.avg_pool, count_include_pad=False), 1, "SAME")
+COUNTED = PoolSpec(nn.avg_pool, 1, "SAME")
 HALVE = PoolSpec(nn.max_pool, 2, "VALID")
 
 #: The endpoints with which Inception-v3 and Inception-ResNet-v2 begin.
@@ -61,6 +64,16 @@ STEM: Mapping[str, Spec] = {
     "conv_4a": ConvSpec(192, SQUARE, 1, "VALID"),
     "pool_5a": HALVE,
 }
+
+
+def as_torch(spec: Spec) -> Spec:
+    """The same as torchvision has it: a scale in batch norm, and averages that count the padding."""
+    if isinstance(spec, ConvSpec):
+        return spec._replace(use_scale=True, momentum=0.9)
+    if isinstance(spec, BlockSpec):
+        branches = tuple(tuple(map(as_torch, branch)) for branch in spec.branches)
+        return spec._replace(branches=branches)
+    return COUNTED if spec == AVERAGE else spec
 
 
 def unit_names(branch: Sequence[Spec]) -> list[str]:
@@ -85,7 +98,7 @@ def module(spec: ConvSpec | BlockSpec, dtype: Any, name: str) -> Any:
     """The module that a spec describes, called ``(x, train=, stop=)``."""
     if isinstance(spec, BlockSpec):
         return Block(spec, dtype, name=name)
-    return ConvBN(*spec, use_scale=False, epsilon=1e-3, dtype=dtype, name=name)
+    return ConvBN(**spec._asdict(), epsilon=1e-3, dtype=dtype, name=name)
 
 
 class Branch(nn.Module):

@@ -1,7 +1,9 @@
 """Inception-v3 (Szegedy et al. 2016, arXiv:1512.00567), as ``keras.applications`` has it.
 
 Layer for layer: convolutions have no bias, batch norm no scale (epsilon 1e-3, momentum 0.99),
-average pools leave the padding out, and there is no auxiliary classifier.
+average pools leave the padding out, and there is no auxiliary classifier. As torchvision has it,
+with ``torch``: batch norm with scale and, as Flax counts it, momentum 0.9; average pools count the
+padding.
 
 Endpoints, in order, with their shapes for images of 299 × 299:
 
@@ -114,9 +116,16 @@ SPECS: Mapping[str, Spec] = {
 
 
 class InceptionV3(Backbone):
-    """The backbone, with or without its classifier; images from -1 to 1, at least 75 × 75."""
+    """The backbone, with or without its classifier; images from -1 to 1, at least 75 × 75.
+
+    Attributes:
+        torch: Whether its layers are torchvision's.
+    """
+
+    torch: bool = False
 
     def stages(self) -> dict[str, Stage]:
         """The endpoints of this module's docstring."""
-        stages = {name: inception.stage(name, spec, self.dtype) for name, spec in SPECS.items()}
+        specs = {n: inception.as_torch(spec) for n, spec in SPECS.items()} if self.torch else SPECS
+        stages = {name: inception.stage(name, spec, self.dtype) for name, spec in specs.items()}
         return stages | classifier(self.num_classes)

@@ -38,6 +38,7 @@ class ConvBN(nn.Module):
     use_scale: bool = True
     epsilon: float = 1e-3
     momentum: float = 0.99
+    groups: int = 1
     kernel_init: Any = nn.initializers.glorot_uniform()
     dtype: Any = jnp.float32
 
@@ -51,6 +52,7 @@ class ConvBN(nn.Module):
             self.kernel,
             strides=(self.stride, self.stride),
             padding=self.padding,
+            feature_group_count=self.groups,
             use_bias=self.use_bias,
             kernel_init=self.kernel_init,
             dtype=self.dtype,
