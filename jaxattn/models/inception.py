@@ -67,7 +67,7 @@ STEM: Mapping[str, Spec] = {
 
 
 def as_torch(spec: Spec) -> Spec:
-    """The same as torchvision has it: a scale in batch norm, and averages that count the padding."""
+    """The same as torchvision has it: batch norm has a scale, averages count the padding."""
     if isinstance(spec, ConvSpec):
         return spec._replace(use_scale=True, momentum=0.9)
     if isinstance(spec, BlockSpec):
