@@ -1,7 +1,7 @@
 """What every data set looks like to the rest of the library."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
 import numpy as np
@@ -21,11 +21,21 @@ COLUMNS: Mapping[str, Any] = {
 }
 
 
+#: The masks that an image may have, and the field of an `Example` that holds each. Whether it has
+#: one is in the table's column ``has_`` and that field; without such a column, none has.
+MASKS: Mapping[str, str] = {"lesion": "mask", "dermo": "attributes"}
+
+
 class Example(TypedDict):
-    """One decoded image: ``image`` uint8 ``(H, W, 3)`` RGB, ``mask`` uint8 ``(H, W)`` in {0, 1}."""
+    """One decoded image and its masks.
+
+    ``image`` is uint8 ``(H, W, 3)``, RGB; ``mask`` uint8 ``(H, W)``, 1 where the lesion is;
+    ``attributes`` uint8 ``(H, W)``, one bit for each dermoscopic feature.
+    """
 
     image: np.ndarray
     mask: NotRequired[np.ndarray]
+    attributes: NotRequired[np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +57,15 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.table["label"])
+
+    def decoding(self, fields: Collection[str]) -> "Dataset":
+        """The same data set, whose records decode no masks but those of these fields.
+
+        Records that get masks for nothing, and have no method ``decoding``, stay as they are.
+        """
+        if not hasattr(self.records, "decoding"):
+            return self
+        return dataclasses.replace(self, records=self.records.decoding(fields))
 
     @property
     def labels(self) -> np.ndarray:

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jaxattn import sharding
-from jaxattn.data.dataset import Dataset, height_width
+from jaxattn.data.dataset import MASKS, Dataset, height_width
 from jaxattn.data.plans import Plan
 from jaxattn.errors import InputError, suggestion
 
@@ -35,7 +35,12 @@ class Loader:
     """Batches of one data set at one image size."""
 
     def __init__(
-        self, dataset: Dataset, image_size: int | tuple[int, int], config: ConfigDict, mesh: Mesh
+        self,
+        dataset: Dataset,
+        image_size: int | tuple[int, int],
+        config: ConfigDict,
+        mesh: Mesh,
+        masks: str = "",
     ):
         """Nothing is read yet.
 
@@ -45,15 +50,20 @@ class Loader:
             config: ``config.loader``: name (one of ``LOADERS``) and workers (processes that decode
                 streamed images; 0 for threads of this one).
             mesh: The devices.
+            masks: Which of `dataset.MASKS` comes with the images; '' for none, which saves the time
+                to decode them.
 
         Raises:
-            InputError: Unknown loader.
+            InputError: Unknown loader or masks.
         """
         if config.name not in LOADERS:
             raise InputError(
                 f"loader.name: {config.name!r} given{suggestion(config.name, LOADERS)}"
             )
-        self._dataset, self._config = dataset, config
+        if masks and masks not in MASKS:
+            raise InputError(f"masks: {masks!r} given{suggestion(masks, MASKS)}")
+        self._masks = MASKS.get(masks, "")
+        self._dataset, self._config = dataset.decoding((self._masks,)), config
         self._shape = height_width(image_size)
         self._mesh = mesh
 
@@ -62,14 +72,17 @@ class Loader:
         """What the steps read beside each batch.
 
         Returns:
-            ``{"image": uint8 (N, H, W, 3)}`` on every device, or ``{}`` where images are streamed.
+            ``{"image": uint8 (N, H, W, 3)}`` on every device, with ``"mask": uint8 (N, H, W)`` in
+            {0, 1} where masks are wanted, or ``{}`` where images are streamed. Each batch then
+            says in ``has_mask`` which images have one; the others' are 0.
         """
-        size = len(self._dataset) * self._shape[0] * self._shape[1] * 3
+        channels = 4 if self._masks else 3
+        size = len(self._dataset) * self._shape[0] * self._shape[1] * channels
         name = self._config.name
         if name == "grain" or (name == "auto" and size > _room()):
             return {}
-        images = decode_all(self._dataset, self._shape)
-        return sharding.put_replicated(self._mesh, {"image": images})
+        arrays = decode_all(self._dataset, self._shape, self._masks)
+        return sharding.put_replicated(self._mesh, arrays)
 
     def training(self, plan: Plan, first: int, last: int) -> Iterator[Batch]:
         """The batches of the steps ``first`` to ``last - 1`` of a plan."""
@@ -89,14 +102,14 @@ class Loader:
         if self.data:
             batches = (self._rows(rows, local, size, step) for step in range(first, last))
         else:
-            examples = _Examples(self._dataset, rows, local, size, last)
+            examples = _Examples(self._dataset, self._masks, rows, local, size, last)
             batches = self._stream(examples, local, first)
         return _ahead(sharding.put_batch(self._mesh, batch) for batch in batches)
 
     def _rows(self, rows: "Plan | np.ndarray", local: int, size: int, step: int):
         start = step * size + jax.process_index() * local
         chosen = np.array([rows[start + i] for i in range(local)], dtype=np.int32)
-        return {"row": chosen, "label": self._dataset.labels[chosen]}
+        return _facts(self._dataset, self._masks, chosen)
 
     def _stream(self, examples: "_Examples", local: int, first: int):
         dataset = grain.MapDataset.source(examples)[first * local :].batch(local)
@@ -117,9 +130,15 @@ class _Examples:
     """This host's slots of all batches, decoded: the random access that Grain reads from."""
 
     def __init__(
-        self, dataset: Dataset, rows: "Plan | np.ndarray", local: int, size: int, last: int
+        self,
+        dataset: Dataset,
+        masks: str,
+        rows: "Plan | np.ndarray",
+        local: int,
+        size: int,
+        last: int,
     ):
-        self._dataset, self._rows = dataset, rows
+        self._dataset, self._masks, self._rows = dataset, masks, rows
         self._local, self._size, self._last = local, size, last
         self._offset = jax.process_index() * local
 
@@ -128,24 +147,55 @@ class _Examples:
 
     def __getitem__(self, slot: int) -> dict[str, Any]:
         step, place = divmod(slot, self._local)
-        row = self._rows[step * self._size + self._offset + place]
-        return {
-            "row": np.int32(row),
-            "label": self._dataset.labels[row],
-            "image": self._dataset.records[row]["image"],
-        }
+        row = int(self._rows[step * self._size + self._offset + place])
+        pixels = _pixels(self._dataset.records[row], self._masks)
+        return _facts(self._dataset, self._masks, np.int32(row)) | pixels
 
 
-def decode_all(dataset: Dataset, image_size: int | tuple[int, int]) -> np.ndarray:
-    """All images of a data set, uint8 ``(N, H, W, 3)``."""
-    images = np.empty((len(dataset), *height_width(image_size), 3), np.uint8)
+def _facts(dataset: Dataset, masks: str, row: Any) -> dict[str, Any]:
+    """What is known of a row, or of several, without its pixels."""
+    facts = {"row": row, "label": dataset.labels[row]}
+    if masks:
+        there = dataset.table.get(f"has_{masks}", np.zeros(len(dataset), np.bool_))
+        facts["has_mask"] = there[row]
+    return facts
+
+
+def _pixels(example: Mapping[str, Any], masks: str) -> dict[str, np.ndarray]:
+    image = example["image"]
+    if not masks:
+        return {"image": image}
+    mask = example.get(masks)
+    blank = np.zeros(image.shape[:2], np.uint8)
+    return {"image": image, "mask": blank if mask is None else (mask > 0).astype(np.uint8)}
+
+
+def decode_all(
+    dataset: Dataset, image_size: int | tuple[int, int], masks: str = ""
+) -> dict[str, np.ndarray]:
+    """All images of a data set.
+
+    Args:
+        dataset: The data set.
+        image_size: Height and width of its images, one length or two.
+        masks: Field of the masks to decode too, see `dataset.MASKS`; '' for none.
+
+    Returns:
+        ``image`` uint8 ``(N, H, W, 3)`` and, where it is asked for, ``mask`` uint8 ``(N, H, W)`` in
+        {0, 1}.
+    """
+    shape = len(dataset), *height_width(image_size)
+    arrays = {"image": np.empty((*shape, 3), np.uint8)}
+    if masks:
+        arrays["mask"] = np.empty(shape, np.uint8)
 
     def decode(row: int) -> None:
-        images[row] = dataset.records[row]["image"]
+        for name, pixels in _pixels(dataset.records[row], masks).items():
+            arrays[name][row] = pixels
 
     with ThreadPoolExecutor() as pool:
         collections.deque(pool.map(decode, range(len(dataset))), maxlen=0)
-    return images
+    return arrays
 
 
 def _room() -> float:

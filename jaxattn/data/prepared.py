@@ -1,7 +1,7 @@
 """Reads a prepared data set: a folder of TFDS records in ArrayRecord files, and their index."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxattn.data import images
-from jaxattn.data.dataset import COLUMNS, Dataset, Example, height_width
+from jaxattn.data.dataset import COLUMNS, MASKS, Dataset, Example, height_width
 from jaxattn.data.tables import Line, read_table
 from jaxattn.errors import InputError
 
@@ -72,6 +72,7 @@ class Records(Sequence[Example]):
         self._folder = folder
         self._image_ids = image_ids
         self._size = size
+        self._masks: Collection[str] = tuple(MASKS.values())
         self._source: tuple[int, Any] | None = None  # process that opened it, and the reader
 
     def __len__(self) -> int:
@@ -79,6 +80,12 @@ class Records(Sequence[Example]):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_source": None}
+
+    def decoding(self, fields: Collection[str]) -> "Records":
+        """The same records, decoding no masks but these; see `Dataset.decoding`."""
+        records = Records(self._folder, self._image_ids, self._size)
+        records._masks = fields
+        return records
 
     @overload
     def __getitem__(self, index: int) -> Example: ...
@@ -94,7 +101,7 @@ class Records(Sequence[Example]):
             if record["image_id"] != self._image_ids[index].encode():
                 raise ValueError(f"the record is that of {record['image_id']}")
             example: Example = {"image": images.decode_image(record["image"], self._size)}
-            if record["has_mask"]:
+            if record["has_mask"] and "mask" in self._masks:
                 example["mask"] = images.decode_mask(record["mask"], self._size)
         except (*images.DECODE_ERRORS, RuntimeError) as error:
             raise InputError(

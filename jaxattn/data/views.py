@@ -1,7 +1,7 @@
 """Data sets made of another one's images: some of them, in another order, turned or mirrored."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,11 @@ class View(Sequence[Example]):
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def decoding(self, fields: Collection[str]) -> "View":
+        """The same, decoding no masks but these; see `Dataset.decoding`."""
+        decoding = getattr(self.records, "decoding", None)
+        return dataclasses.replace(self, records=decoding(fields)) if decoding else self
 
     def __getitem__(self, index):
         i = range(len(self))[index]

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import jax
@@ -6,6 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from jaxattn import sharding
+from jaxattn.data import views
 from jaxattn.data.loaders import Loader, decode_all
 from jaxattn.data.plans import Plan
 from jaxattn.errors import InputError
@@ -86,6 +88,58 @@ def test_a_record_that_cannot_be_read_is_named(make_dataset):
         decode_all(dataset, 8)
     with pytest.raises(InputError, match="IMG_0000. cannot be decoded"):
         next(loader(dataset, "grain").evaluation(np.arange(3), 2))
+
+
+@pytest.mark.parametrize(("name", "workers"), WAYS)
+@pytest.mark.parametrize(("masks", "field"), [("lesion", "mask"), ("dermo", "attributes")])
+def test_masks_come_where_they_are_asked_for(make_dataset, name, workers, masks, field):
+    dataset = make_dataset(np.arange(12) % 3)
+    has = np.arange(12) % 4 != 1
+    records = [
+        {"image": example["image"]} | ({field: example["mask"] * 6} if has[i] else {})
+        for i, example in enumerate(dataset.records[i] for i in range(12))
+    ]
+    table = {**dataset.table, "has_mask": np.zeros(12, bool), f"has_{field}": has}
+    dataset = dataclasses.replace(dataset, table=table, records=records)
+    config = ConfigDict({"name": name, "workers": workers})
+    made = Loader(dataset, 8, config, sharding.mesh(), masks)
+    rows = np.array([1, 7, 2, 5])
+    (batch,) = made.evaluation(rows, 4)
+    assert np.asarray(batch["has_mask"]).tolist() == [False, True, True, False]
+    seen = made.data["mask"][rows] if made.data else batch["mask"]
+    for place, row in enumerate(rows):
+        wanted = dataset.records[row].get(field, np.zeros((8, 8)))
+        np.testing.assert_array_equal(seen[place], wanted > 0)
+        np.testing.assert_array_equal(content(made, batch)[2][place], records[row]["image"])
+
+
+def test_no_image_has_masks_of_a_kind_the_data_set_does_not_have(make_dataset):
+    config = ConfigDict({"name": "resident", "workers": 0})
+    made = Loader(make_dataset([0, 1, 2]), 8, config, sharding.mesh(), "dermo")
+    (batch,) = made.evaluation(np.arange(3), 3)
+    assert not batch["has_mask"].any()
+    assert not made.data["mask"].any()
+
+
+def test_masks_are_decoded_only_where_they_are_asked_for(make_dataset):
+    dataset, asked = make_dataset([0, 1, 2]), []
+
+    class Masked(type(dataset.records)):
+        def decoding(self, fields):
+            asked.append(set(fields))
+            return self
+
+    dataset = dataclasses.replace(dataset, records=Masked(3, 8))
+    loader(views.take(dataset, np.array([2, 0])), "grain")
+    config = ConfigDict({"name": "grain", "workers": 0})
+    Loader(dataset, 8, config, sharding.mesh(), "lesion")
+    assert asked == [{""}, {"mask"}]
+
+
+def test_unknown_masks_are_one_clear_error(make_dataset):
+    config = ConfigDict({"name": "grain", "workers": 0})
+    with pytest.raises(InputError, match="masks: 'lesions' given; did you mean 'lesion'"):
+        Loader(make_dataset([0, 1, 2]), 8, config, sharding.mesh(), "lesions")
 
 
 def test_unknown_loader_is_one_clear_error(make_dataset):

@@ -139,6 +139,17 @@ def test_damaged_records_are_named(out):
         unopened(records)[2]
 
 
+def test_masks_that_nobody_asks_for_are_not_decoded(out, monkeypatch):
+    whole = prepared.load(out)
+    monkeypatch.setattr(images, "decode_mask", lambda data, size: pytest.fail("decoded"))
+    bare = pickle.loads(pickle.dumps(whole.decoding(()).records))
+    for example, other in zip(bare, whole.decoding(("attributes",)).records, strict=True):
+        assert set(example) == {"image"}
+        np.testing.assert_array_equal(example["image"], other["image"])
+    with pytest.raises(pytest.fail.Exception, match="decoded"):
+        whole.decoding(("mask",)).records[0]
+
+
 def test_an_index_in_another_order_is_found(out):
     index = out / "index.csv"
     header, *rows = index.read_text().splitlines()
