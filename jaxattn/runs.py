@@ -20,6 +20,7 @@ CONFIG = "config.json"
 SPLIT = "split.csv"
 LOG = "log.jsonl"
 CHECKPOINTS = "checkpoints"
+ORIGIN = "origin.json"  # where the initial weights come from
 
 
 def open_folder(folder: Path, config: ConfigDict) -> None:

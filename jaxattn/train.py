@@ -4,6 +4,7 @@ The same command run again resumes where it stopped, bit for bit.
 """
 
 import dataclasses
+import json
 import signal
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jaxattn import evaluate, experiment, metrics, report, runs, sharding
+from jaxattn import evaluate, experiment, metrics, report, runs, sharding, weights
 from jaxattn.checkpoints import Checkpoints
 from jaxattn.errors import InputError, run_main
 from jaxattn.state import TrainState
@@ -78,12 +79,16 @@ def train(
         InputError: The config, the data or the folder is wrong; nothing was changed.
     """
     built = experiment.build(config)
+    resumes = (folder / runs.CHECKPOINTS).is_dir()
+    start = None if resumes else _start(built)  # weights that do not fit leave no folder behind
     runs.open_folder(folder, config)
     runs.record_split(folder, built.split, built.dataset, built.leak)
     with Checkpoints(folder / runs.CHECKPOINTS) as saved:
         memory, step = Memory(), saved.latest or 0
         if saved.latest is None:
-            state = built.initial_state()
+            state, origin = start or _start(built)
+            if origin and jax.process_index() == 0:
+                runs.write_json(folder / runs.ORIGIN, origin)
         else:
             state, remembered = saved.restore(step, built.abstract_state())
             memory = Memory(**remembered)
@@ -96,6 +101,21 @@ def train(
             return _loop(built, state, memory, saved, log, stop)
         finally:
             log.close()
+
+
+def _start(built: experiment.Experiment) -> tuple[TrainState, dict[str, Any]]:
+    """The state before the first step, and where its weights come from, if from somewhere."""
+    config, state = built.config, built.initial_state()
+    if not config.init_from:
+        return state, {}
+    folder = Path(config.init_from)
+    state, origin = weights.start_from(state, folder, json.loads(config.model.to_json()))
+    if jax.process_index() == 0:
+        print(f"{folder}: {origin['taken']} arrays taken", flush=True)
+        for kind in ("new", "unused"):
+            if origin[kind]:
+                print(f"  {kind}: {', '.join(origin[kind])}", flush=True)
+    return state, origin
 
 
 def _loop(
