@@ -1,7 +1,9 @@
 """DenseNet (Huang et al. 2017, arXiv:1608.06993), as ``keras.applications`` has it.
 
 Layer for layer: growth rate 32, bottlenecks of 128 channels, transitions that halve the channels,
-batch norm with epsilon 1.001e-5 and momentum 0.99.
+batch norm with epsilon 1.001e-5 and momentum 0.99. As torchvision has it, with ``torch``, they are
+1e-5 and, as Flax counts it, 0.9. Gessert et al. 2019 end their DenseNet at ``bn``, without the ReLU
+before the pooling.
 
 Endpoints, in order, with their shapes for DenseNet-201 and images of 224 × 224:
 
@@ -37,6 +39,7 @@ inside an endpoint:
 """
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -54,14 +57,18 @@ BLOCKS: dict[str, tuple[int, ...]] = {
     "densenet201": (6, 12, 48, 32),
 }
 GROWTH = 32
-EPSILON = 1.001e-5
+KERAS_NORM = {"epsilon": 1.001e-5, "momentum": 0.99}
+TORCH_NORM = {"epsilon": 1e-5, "momentum": 0.9}
 
-_bn = functools.partial(BatchNorm, epsilon=EPSILON, name="bn")
+
+def _bn(module: Any, train: bool) -> nn.Module:
+    return BatchNorm(use_running_average=not train, **module.norm, dtype=module.dtype, name="bn")
 
 
 class DenseLayer(nn.Module):
     """Batch norm, ReLU, 1×1 bottleneck ``conv1``, 3×3 ``conv2``: new channels after the old."""
 
+    norm: Mapping[str, float]
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -69,13 +76,13 @@ class DenseLayer(nn.Module):
         self, x: Float[Array, "B H W C"], *, train: bool, stop: tuple[str, ...] = ()
     ) -> Float[Array, "B H W D"]:
         """Returns all channels, or what there is at ``stop``."""
-        y = _bn(use_running_average=not train, dtype=self.dtype)(x)
+        y = _bn(self, train)(x)
         if stop == ("bn",):
             return y
         y = nn.relu(y)
         if stop == ("relu",):
             return y
-        y = ConvBN(4 * GROWTH, epsilon=EPSILON, dtype=self.dtype, name="conv1")(
+        y = ConvBN(4 * GROWTH, **self.norm, dtype=self.dtype, name="conv1")(
             y, train=train, stop=stop[1:]
         )
         if stop[:1] == ("conv1",):
@@ -87,6 +94,7 @@ class DenseLayer(nn.Module):
 class Transition(nn.Module):
     """Batch norm, ReLU, a 1×1 convolution to half the channels, 2×2 average pooling."""
 
+    norm: Mapping[str, float]
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -94,7 +102,7 @@ class Transition(nn.Module):
         self, x: Float[Array, "B H W C"], *, train: bool, stop: tuple[str, ...] = ()
     ) -> Float[Array, "B h w D"]:
         """Returns the pooled channels, or what there is at ``stop``."""
-        x = _bn(use_running_average=not train, dtype=self.dtype)(x)
+        x = _bn(self, train)(x)
         if stop == ("bn",):
             return x
         x = nn.relu(x)
@@ -109,25 +117,32 @@ class DenseNet(Backbone):
 
     Attributes:
         blocks: Layers in each dense block; by default those of DenseNet-121, see ``BLOCKS``.
+        torch: Whether batch norm is torchvision's.
     """
 
     blocks: tuple[int, ...] = BLOCKS["densenet121"]
+    torch: bool = False
+
+    @property
+    def norm(self) -> Mapping[str, float]:
+        """Epsilon and momentum of batch norm."""
+        return TORCH_NORM if self.torch else KERAS_NORM
 
     def stages(self) -> dict[str, Stage]:
         """The endpoints of this module's docstring."""
-        stages = stem(epsilon=EPSILON, dtype=self.dtype)
+        stages = stem(**self.norm, dtype=self.dtype)
         for i, layers in enumerate(self.blocks, 2):
             for name in (f"conv{i}_block{j}" for j in range(1, layers + 1)):
-                layer = functools.partial(DenseLayer, self.dtype, name=name)
+                layer = functools.partial(DenseLayer, self.norm, self.dtype, name=name)
                 stages[name] = of_module(
                     layer, ("bn", "relu", "conv1", "conv1/conv", "conv1/bn", "conv2")
                 )
             if i <= len(self.blocks):
-                transition = functools.partial(Transition, self.dtype, name=f"pool{i}")
+                transition = functools.partial(Transition, self.norm, self.dtype, name=f"pool{i}")
                 stages[f"pool{i}"] = of_module(transition, ("bn", "relu", "conv"))
         stages["bn"] = Stage(self._norm)
         stages["relu"] = Stage(lambda x, train, stop: nn.relu(x))
         return stages | classifier(self.num_classes)
 
     def _norm(self, x: Array, train: bool, stop: tuple[str, ...]) -> Array:
-        return _bn(use_running_average=not train, dtype=self.dtype)(x)
+        return _bn(self, train)(x)

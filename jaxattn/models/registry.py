@@ -14,18 +14,18 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxattn.errors import InputError, suggestion
-from jaxattn.models import densenet, resnet, vgg
+from jaxattn.models import densenet
 from jaxattn.models.attention_cnn import AttentionCNN
+from jaxattn.models.backbones import BACKBONES
 from jaxattn.models.classifier import Classifier
 from jaxattn.models.datta2021 import TappedClassifier
 from jaxattn.models.datta_resnet34 import DattaResNet34
 from jaxattn.models.datta_vgg16 import DattaVGG16
 from jaxattn.models.densenet import DenseNet
+from jaxattn.models.gessert2019 import PatchClassifier
 from jaxattn.models.inception_resnet_v2 import InceptionResNetV2
-from jaxattn.models.inception_v3 import InceptionV3
 from jaxattn.models.koefler2023 import POOL5, KoeflerCNN
 from jaxattn.models.resnet import ResNet
-from jaxattn.models.vgg import VGG
 from jaxattn.models.vgg_bn import VGGBN
 from jaxattn.models.yan2019 import GatedClassifier
 
@@ -120,24 +120,12 @@ def _koefler2023() -> dict[str, Model]:
     }
 
 
-def _keras() -> dict[str, Model]:
-    """The networks of ``keras.applications``; attention after any endpoint is an option."""
-
-    def entry(backbone: Any, size: int, normalisation: str) -> Model:
-        return Model(Classifier, size, {"backbone": backbone}, normalisation, 1000)
-
-    models = {
-        "inception_resnet_v2": entry(InceptionResNetV2, 299, "minus_one_one"),
-        "inception_v3": entry(InceptionV3, 299, "minus_one_one"),
+def _backbones() -> dict[str, Model]:
+    """Every backbone as a classifier; attention after any endpoint is an option."""
+    return {
+        name: Model(Classifier, size, {"backbone": make}, normalisation, 1000)
+        for name, (make, size, normalisation) in BACKBONES.items()
     }
-    for module, cls, normalisation in (
-        (densenet, DenseNet, "imagenet"),
-        (resnet, ResNet, "caffe"),
-        (vgg, VGG, "caffe"),
-    ):
-        for name, blocks in module.BLOCKS.items():
-            models[name] = entry(functools.partial(cls, blocks=blocks), 224, normalisation)
-    return {f"keras_{name}": model for name, model in models.items()}
 
 
 def _yan2019() -> dict[str, Model]:
@@ -158,8 +146,9 @@ MODELS: dict[str, Model] = {
     "attention_cnn": Model(AttentionCNN, 64),
     **_datta2021(),
     **_koefler2023(),
-    **_keras(),
+    **_backbones(),
     **_yan2019(),
+    "gessert2019": Model(PatchClassifier, 224, normalisation="unit"),
 }
 
 

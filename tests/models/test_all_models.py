@@ -13,6 +13,7 @@ from jaxattn.models.datta_resnet34 import DattaResNet34
 from jaxattn.models.densenet import DenseNet
 from jaxattn.models.inception_resnet_v2 import InceptionResNetV2
 from jaxattn.models.resnet import ResNet
+from jaxattn.models.resnet_torch import resnet34, se_resnext50
 from jaxattn.models.vgg import VGG
 from jaxattn.models.vgg_bn import VGGBN
 
@@ -94,16 +95,33 @@ SMALL = {
     "vgg16_bn_gap": ({"backbone": _VGG_BN}, 32),
     "melcnn": ({"backbone": _VGG_BN}, 32),
     "attnmelcnn": ({"backbone": _VGG_BN}, 32),
+    "gessert2019": ({"backbone": _DENSENET}, 64),
+    "torch_densenet121": ({"backbone": _DENSENET, "attention_at": "conv3_block1"}, 64),
+    "torch_inception_v3": ({"attention_at": "mixed7", "join": False}, 75),
+    "torch_resnet34": (
+        {"backbone": functools.partial(resnet34, blocks=(1, 1)), "attention_at": "conv3_block1"},
+        64,
+    ),
+    "torch_se_resnext50": (
+        {
+            "backbone": functools.partial(se_resnext50, blocks=(1, 1)),
+            "attention_at": "conv3_block1",
+        },
+        64,
+    ),
     "keras_vgg16": ({"backbone": _VGG, "attention_at": "block3_conv1"}, 32),
 }
 
-#: These differ from the first of their family in the number of blocks alone.
+#: These differ from another one in little more than the number of blocks.
 DEEPER = {
     "keras_densenet169",
     "keras_densenet201",
     "keras_resnet101",
     "keras_resnet152",
     "keras_vgg19",
+    "torch_resnet50",  # torch_resnet34's blocks in torch_se_resnext50's form
+    "torch_se_resnext50_cadene",  # another padding
+    "torch_vgg16_bn",  # vgg16_bn
 }
 
 # Here compiling costs far more than running.
