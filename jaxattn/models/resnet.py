@@ -22,10 +22,10 @@ convolution in the first block of each resolution:
 
 ===========================  ============  =======================================
 ``conv1/conv``, ``…/bn``     112 112 64    before batch norm, before its ReLU
-``conv5_block1/shortcut``    7 7 2048      also ``…/conv``; in first blocks only
+``…/shortcut/bn``            7 7 2048      also ``…/conv``; in first blocks only
 ``conv5_block3/conv1``       7 7 512       1×1; also ``…/conv`` and ``…/bn``
 ``conv5_block3/conv2``       7 7 512       3×3; also ``…/conv`` and ``…/bn``
-``conv5_block3/conv3``       7 7 2048      1×1, batch norm, no ReLU; also ``…/conv``
+``conv5_block3/conv3/bn``    7 7 2048      1×1, without a ReLU; also ``…/conv``
 ``conv5_block3/add``         7 7 2048      the sum, before its ReLU
 ===========================  ============  =======================================
 """
@@ -48,12 +48,12 @@ BLOCKS: dict[str, tuple[int, ...]] = {
 }
 EPSILON = 1.001e-5
 
-
-_SHORTCUT = ("shortcut", "shortcut/conv")
+#: Places in a block at which the network can stop.
+_SHORTCUT = ("shortcut/conv", "shortcut/bn")
 _INSIDE = (
     *("conv1", "conv1/conv", "conv1/bn"),
     *("conv2", "conv2/conv", "conv2/bn"),
-    *("conv3", "conv3/conv"),
+    *("conv3/conv", "conv3/bn"),
     "add",
 )
 
