@@ -21,7 +21,12 @@ LEAKS: Mapping[str, str] = {
     "chosen on the images it is tested on",
     "koefler": "images were copied before they were split, so that copies of one image are in "
     "training and in testing, and the best checkpoint is chosen on the test part",
+    "gessert": "images were split by class and not by lesion, so that images of one lesion are in "
+    "training and in testing",
 }
+
+#: Protocols of which the test part is the validation part as well.
+SELECT_ON_TEST = ("select_on_test", "koefler")
 
 #: The class of which Köfler 2023 copies no image.
 _NOT_COPIED = "nv"

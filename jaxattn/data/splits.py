@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from jaxattn.data import leaks
 from jaxattn.data.dataset import Dataset
@@ -18,7 +18,7 @@ from jaxattn.errors import InputError, suggestion
 
 Split = dict[str, Int[np.ndarray, " rows"]]
 PARTS = ("train", "validation", "test")
-STRATEGIES = ("lesion", "datta", "file")
+STRATEGIES = ("lesion", "datta", "folds", "file")
 
 
 def make(
@@ -29,6 +29,8 @@ def make(
     test: float = 0.15,
     validation: float = 0.1,
     file: str = "",
+    fold: int = 0,
+    folds: int = 3,
     leak: str = "",
 ) -> Split:
     """Splits a data set so that no lesion is on two sides, unless a leak is asked for.
@@ -36,17 +38,24 @@ def make(
     Args:
         dataset: The data set.
         strategy: ``lesion``: lesions are drawn by class; ``datta``: as Datta et al. 2021, the test
-            part is drawn by class from the lesions that have exactly one image; ``file``: a CSV
-            with the columns image_id and split says it.
+            part is drawn by class from the lesions that have exactly one image; ``folds``: as
+            Gessert et al. 2019, the lesions are cut by class into ``folds`` + 1 parts of one size,
+            of which the first is the test part of every fold and another one each fold's validation
+            part; ``file``: a CSV with the columns image_id and split says it.
         seed: Seed of the draw.
         test: The test part, a fraction of the lesions (``lesion``) or of the lesions with one
             image (``datta``), in (0, 1).
         validation: The validation part, a fraction of the lesions that are not in the test part,
             in [0, 1); 0 for none.
-        file: The CSV of the strategy ``file``.
+        file: The CSV of the strategy ``file``. With ``folds`` and the leak ``gessert``: a NumPy
+            archive (.npz) of the indices ``test``, ``val0``, ``train0``, ``val1``, … into the
+            images sorted by image_id, instead of a draw.
+        fold: Which fold of ``folds``, from 0.
+        folds: How many there are.
         leak: ``select_on_test``: the test part is the validation part as well, as Datta et al. 2021
             had it, and no other is drawn; ``koefler``: the split of Köfler 2023, whatever the other
-            arguments, of a data set with its copies, see `leaks.copies`.
+            arguments, of a data set with its copies, see `leaks.copies`; ``gessert``: ``folds`` are
+            cut by images, wherever their lesions are.
 
     Returns:
         The rows of each of ``PARTS``. Images that the CSV does not name are in no part.
@@ -60,6 +69,15 @@ def make(
     leaks.check(leak)
     if leak == "koefler":
         return leaks.draw_koefler(dataset)
+    if (leak == "gessert" or file.endswith(".npz")) and strategy != "folds":
+        raise InputError(
+            f"split.strategy: {strategy!r} given, with split.leak={leak!r} and split.file={file!r} "
+            "'folds' wanted"
+        )
+    if strategy == "folds":
+        split = _folds(dataset, seed, fold, folds, file, leak)
+        check(split, dataset, lesions=leak != "gessert")
+        return split
     if strategy == "file":
         split = read(file, dataset, leak)
     else:
@@ -89,6 +107,50 @@ def _draw(dataset: Dataset, strategy: str, seed: int, test: float, validation: f
     return {name: np.flatnonzero(part[lesion_of_row] == name) for name in PARTS}
 
 
+def _folds(dataset: Dataset, seed: int, fold: int, folds: int, file: str, leak: str) -> Split:
+    if leak in leaks.SELECT_ON_TEST:
+        raise InputError(f"split.leak: {leak!r} given, 'gessert' or none wanted with folds")
+    if not 0 <= fold < folds:
+        raise InputError(f"split.fold: {fold} given, 0 to {folds - 1} wanted")
+    if file:
+        return _read_indices(Path(file), dataset, fold)
+    ids = dataset.table["image_id" if leak else "lesion_id"]
+    units, first, unit_of_row = np.unique(ids, return_index=True, return_inverse=True)
+    classes = dataset.labels[first]
+    counts = np.bincount(classes, minlength=len(dataset.class_names))
+    if (counts[counts > 0] <= folds).any():
+        listed = ", ".join(f"{c} {n}" for c, n in zip(dataset.class_names, counts, strict=True))
+        raise InputError(
+            f"split.folds: {folds} given, which wants {folds + 1} parts of {dataset.name}, but of a "
+            f"class there are fewer ({listed})"
+        )
+    part = np.empty(len(units), int)
+    parts = StratifiedKFold(folds + 1, shuffle=True, random_state=seed).split(units, classes)
+    for i, (_, chosen) in enumerate(parts):
+        part[chosen] = i
+    name_of = np.full(folds + 1, "train", dtype="<U10")
+    name_of[[0, fold + 1]] = "test", "validation"
+    return {name: np.flatnonzero(name_of[part][unit_of_row] == name) for name in PARTS}
+
+
+def _read_indices(path: Path, dataset: Dataset, fold: int) -> Split:
+    keys = {"train": f"train{fold}", "validation": f"val{fold}", "test": "test"}
+    try:
+        with np.load(path) as archive:
+            indices = {name: archive[key].astype(np.int64) for name, key in keys.items()}
+    except (OSError, ValueError, KeyError) as error:
+        wanted = ", ".join(keys.values())
+        raise InputError(f"split.file: {path} given ({error}), an .npz of {wanted} wanted") from error
+    every = np.sort(np.concatenate(list(indices.values())))
+    if not np.array_equal(every, np.arange(len(dataset))):
+        raise InputError(
+            f"{path}: {len(every)} indices from {every.min()} to {every.max()} given, each of the "
+            f"{len(dataset)} images of {dataset.name} once wanted"
+        )
+    order = np.argsort(dataset.table["image_id"], kind="stable")
+    return {name: np.sort(order[chosen]) for name, chosen in indices.items()}
+
+
 def _stratified(
     pool: np.ndarray, classes: np.ndarray, fraction: float, seed: int, name: str, dataset: Dataset
 ) -> np.ndarray:
@@ -107,13 +169,19 @@ def _stratified(
         ) from error
 
 
-def check(split: Mapping[str, np.ndarray], dataset: Dataset) -> None:
-    """Raises InputError where a lesion is on two sides or the training or test part is empty."""
+def check(split: Mapping[str, np.ndarray], dataset: Dataset, lesions: bool = True) -> None:
+    """Raises InputError where the training or test part is empty or a lesion is on two sides.
+
+    Args:
+        split: The split.
+        dataset: What it splits.
+        lesions: Whether to look at lesions.
+    """
     for name in ("train", "test"):
         if not len(split[name]):
             raise InputError(f"split of {dataset.name}: the {name} part is empty, images wanted")
     sides: dict[str, str] = {}
-    for name, rows in split.items():
+    for name, rows in split.items() if lesions else ():
         for lesion in np.unique(dataset.table["lesion_id"][rows]).tolist():
             if sides.setdefault(lesion, name) != name:
                 raise InputError(
@@ -125,11 +193,12 @@ def check(split: Mapping[str, np.ndarray], dataset: Dataset) -> None:
 def write(path: Path, split: Mapping[str, np.ndarray], dataset: Dataset, leak: str = "") -> None:
     """Writes the split as a CSV (image_id, lesion_id, split), sorted, that `read` takes back.
 
-    With a leak the validation part, which is the test part, is not written again, and a further
-    column ``leak`` names it.
+    With a leak a further column ``leak`` names it; a validation part that is the test part is not
+    written again.
     """
     table = dataset.table
-    parts = {name: rows for name, rows in split.items() if not leak or name != "validation"}
+    left_out = "validation" if leak in leaks.SELECT_ON_TEST else ""
+    parts = {name: rows for name, rows in split.items() if name != left_out}
     lines = [
         (str(table["image_id"][row]), str(table["lesion_id"][row]), name, leak)
         for name, rows in parts.items()
@@ -148,7 +217,7 @@ def read(path: str | Path, dataset: Dataset, leak: str = "") -> Split:
     Args:
         path: The file.
         dataset: What it splits.
-        leak: Where there is one, the test part is the validation part as well.
+        leak: One of ``leaks.SELECT_ON_TEST``: the test part is the validation part as well.
 
     Raises:
         InputError: No such file, a column is missing, a split or an image is unknown, an image
@@ -183,6 +252,6 @@ def read(path: str | Path, dataset: Dataset, leak: str = "") -> Split:
                 raise InputError(f"{where}: image_id {image!r} given twice, one line wanted")
             seen.add(image)
             rows[name].append(row_of[image])
-    if leak:
+    if leak in leaks.SELECT_ON_TEST:
         rows["validation"] = rows["test"]
     return {name: np.sort(np.asarray(chosen, dtype=np.int64)) for name, chosen in rows.items()}
