@@ -5,10 +5,12 @@ changes single fields: ``--config.optimizer.learning_rate=.001``.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
+
+from jaxattn.errors import InputError, suggestion
 
 #: Fields that do not change what a run computes, so that a run may be resumed with others.
 FREE = ("loader", "log_every_steps", "checkpoint_every_steps", "dataset.data_dir")
@@ -46,6 +48,8 @@ def base() -> ConfigDict:
         dict(
             strategy="none",  # none, oversample, undersample, equal: see jaxattn.data.plans
             per_class=0,  # equal: images of each class in one pass; 0: the mean count
+            factors=ConfigDict(),  # by class name: what its count is multiplied by
+            drop_last=False,  # whether a pass leaves out what does not fill its last batch
         )
     )
     config.augment = ConfigDict(  # see jaxattn.data.augment.Augmentation
@@ -64,7 +68,7 @@ def base() -> ConfigDict:
     )
     config.crops = ConfigDict(  # see jaxattn.data.crops.Crops
         dict(
-            strategy="none",  # none, downsampling, single, multi, ordered
+            strategy="none",  # none, downsampling, single, random, multi, ordered
             size=FieldReference(224, field_type=object),  # of the network's input; or a pair
             count=9,
             dropout=0.1,
@@ -83,15 +87,25 @@ def base() -> ConfigDict:
             class_weights=ConfigDict(),  # further factors by class name
             label_smoothing=0.0,
             reduction="mean",  # mean (Keras), weighted_mean (PyTorch)
+            focal_gamma=0.0,  # of the focal loss; 0: cross-entropy
+            maps=ConfigDict(  # of attention maps against masks, see jaxattn.losses.MapDice
+                dict(
+                    target="lesion",  # lesion, dermo, background
+                    weights=ConfigDict(),  # by the map's name
+                )
+            ),
         )
     )
     config.optimizer = ConfigDict(
         dict(
             name="adamw",  # adamw, keras_adam, sgd
             learning_rate=0.001,
-            schedule="cosine",  # constant, cosine
+            schedule="cosine",  # constant, cosine, step
+            step_epochs=10,  # step: epochs after which the rate falls
+            step_factor=0.1,  # step: what it is multiplied by
             warmup=0.1,  # share of all steps in which the rate rises
             weight_decay=0.05,  # adamw, sgd
+            decay="kernels",  # kernels, all: what weight decay acts on
             b1=0.9,
             b2=0.999,
             eps=1e-8,
@@ -101,7 +115,9 @@ def base() -> ConfigDict:
     config.average_decay = 0.0  # of the moving average of the variables; 0: none is kept
     config.batch_size = 64  # over all devices
     config.epochs = 20
-    config.steps_per_epoch = 0  # 0: as many as one pass of the plan has
+    config.steps_per_epoch = 0  # 0: as many as passes_per_epoch passes of the plan have
+    config.passes_per_epoch = 1
+    config.positive = ""  # class to be told from all others: auc, average_precision and so on
     config.best = "balanced_accuracy"  # validation metric that chooses the best checkpoint
     config.early_stopping = ConfigDict(
         dict(
@@ -114,6 +130,11 @@ def base() -> ConfigDict:
         dict(
             batch_size=64,
             views=1,  # 1, or 8: mean over flips and quarter turns
+            threshold=0.5,  # of the positive class' probability
+            sensitivity=0.9,  # of the positive class, to be reached by another threshold
+            cam="",  # layer whose class activation map is drawn and measured, see jaxattn.saliency
+            grad_cam="",  # likewise by Grad-CAM
+            overlay=ConfigDict(dict(alpha=0.5, bilinear=False)),  # see overlays.overlay
         )
     )
     config.loader = ConfigDict(
@@ -126,6 +147,46 @@ def base() -> ConfigDict:
     config.log_every_steps = 20
     config.checkpoint_every_steps = 1000  # and at each epoch's end
     return config
+
+
+def arguments(given: str, *choices: Sequence[str]) -> tuple[str, ...]:
+    """Reads what stands behind the colon of ``--config=configs/x.py:a,b``.
+
+    Args:
+        given: Arguments, joined by commas.
+        *choices: Of each, one argument may be given; the first of them is its default. A choice
+            that may be left out has the default ``""``.
+
+    Returns:
+        The one chosen of each.
+
+    Raises:
+        InputError: An argument is unknown, or two of one choice are given.
+    """
+    chosen: dict[int, str] = {}
+    for argument in filter(None, given.split(",")):
+        places = [i for i, choice in enumerate(choices) if argument in choice]
+        if not places:
+            known = [name for choice in choices for name in choice if name]
+            raise InputError(
+                f"config argument {argument!r} is unknown{suggestion(argument, known)}"
+            )
+        before = chosen.setdefault(places[0], argument)
+        if before != argument:
+            raise InputError(f"config arguments {before!r} and {argument!r} given, one wanted")
+    return tuple(chosen.get(i, choice[0]) for i, choice in enumerate(choices))
+
+
+def completed(given: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> dict:
+    """What is given, and the default of every field that is not."""
+    defaults = base().to_dict() if defaults is None else defaults
+    return {
+        **defaults,
+        **{
+            name: completed(value, defaults.get(name) or {}) if isinstance(value, dict) else value
+            for name, value in given.items()
+        },
+    }
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -30,7 +30,9 @@ def evaluate(
     Returns:
         What stands in ``evaluation/{part}.json``: the metrics and what they were computed with.
         ``{part}_predictions.csv`` has the probabilities of each image, ``{part}_cases.npz`` the
-        images and attention maps that the report shows.
+        images and attention maps that the report shows. ``positive`` is about the class of
+        ``config.positive`` (see `metrics.detection`), ``jaccard`` says how far each map is the
+        lesion (see `map_jaccard`); both are empty where there is nothing to measure.
 
     Raises:
         InputError: There is no trained run, its data set is another one, or the part is empty.
@@ -46,7 +48,7 @@ def evaluate(
     if not len(rows):
         raise InputError(f"{folder / runs.SPLIT}: the {part} part is empty, images wanted")
     variables, step = experiment.restore(built, folder / runs.CHECKPOINTS, checkpoint)
-    predict_step = built.predict_step(config.evaluation.views)
+    predict_step = built.predict_step(config.evaluation.views, saliency=True)
     probabilities, maps = built.predict(predict_step, variables, rows)
     labels = built.dataset.labels[rows]
     values = metrics.classification(labels, probabilities, built.dataset.class_names)
@@ -60,6 +62,8 @@ def evaluate(
         "leak": built.leak,
         "measured_leak": leaks.measure(built.dataset, built.split),
         "metrics": values,
+        "positive": _positive(built, labels, probabilities),
+        "jaccard": map_jaccard(built, rows, maps),
         "device": runs.device(),
         "versions": runs.versions(),
     }
@@ -69,12 +73,56 @@ def evaluate(
         path = folder / FOLDER / part
         path.parent.mkdir(exist_ok=True)
         _write_predictions(f"{path}_predictions.csv", built.dataset, rows, probabilities)
-        _write_cases(
-            f"{path}_cases.npz", built.dataset, rows[chosen], probabilities[chosen], chosen_maps
-        )
+        _write_cases(f"{path}_cases.npz", built, rows[chosen], probabilities[chosen], chosen_maps)
         runs.write_json(path.with_suffix(".json"), result)
         print(metrics.table(values, published.DATTA2021.get(config.model.name)))
     return result
+
+
+def _positive(
+    built: experiment.Experiment, labels: np.ndarray, probabilities: np.ndarray
+) -> dict[str, Any]:
+    if built.positive is None:
+        return {}
+    evaluation = built.config.evaluation
+    return {"class": built.config.positive} | metrics.detection(
+        labels == built.positive,
+        probabilities[:, built.positive],
+        evaluation.threshold,
+        evaluation.sensitivity,
+    )
+
+
+def map_jaccard(
+    built: experiment.Experiment, rows: np.ndarray, maps: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """How far attention maps and lesion masks agree (Yan et al. 2019, section 3.3, table 3).
+
+    Each map, its heads summed, is upsampled bilinearly, rescaled to [0, 1] image by image, cut at
+    one half and compared with the mask; images without a mask are left out.
+
+    Args:
+        built: The experiment.
+        rows: Rows of the data set.
+        maps: Maps of these rows, each ``(n, K, h, w)``.
+
+    Returns:
+        ``images``: with a mask; ``mean``: the mean Jaccard index of each map. {} without maps or
+        masks.
+    """
+    there = np.flatnonzero(built.dataset.table["has_mask"][rows])
+    if not maps or not len(there):
+        return {}
+    values: dict[str, list[float]] = {name: [] for name in maps}
+    for i in there:
+        mask = built.dataset.records[rows[i]]["mask"]
+        mask = mask[built.crops.field(*mask.shape)]
+        height, width = mask.shape
+        for name, stack in maps.items():
+            single = overlays.heatmap(stack[i], height, width, bilinear=True)
+            values[name].append(metrics.jaccard(single, mask))
+    means = {name: float(np.mean(each)) for name, each in values.items()}
+    return {"images": len(there), "mean": means}
 
 
 def _write_predictions(
@@ -93,18 +141,20 @@ def _write_predictions(
 
 def _write_cases(
     path: str,
-    dataset: Dataset,
+    built: experiment.Experiment,
     rows: np.ndarray,
     probabilities: np.ndarray,
     maps: dict[str, np.ndarray],
 ) -> None:
+    dataset = built.dataset
     examples = [dataset.records[row] for row in rows]
     images = np.stack([example["image"] for example in examples])
     masks = [example.get("mask", np.zeros(images.shape[1:3], np.uint8)) for example in examples]
+    seen = (slice(None), *built.crops.field(*images.shape[1:3]))
     arrays: dict[str, Any] = {
         "image_id": dataset.table["image_id"][rows],
-        "image": images,
-        "mask": np.stack(masks),
+        "image": images[seen],
+        "mask": np.stack(masks)[seen],
         "label": dataset.labels[rows],
         "prediction": probabilities.argmax(1),
         "probability": probabilities.max(1),

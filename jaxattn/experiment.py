@@ -17,18 +17,21 @@ from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
 from jaxattn import checkpoints, losses, optimizers, sharding, state, steps
-from jaxattn.data import augment, datasets, leaks, splits
+from jaxattn.data import augment, datasets, leaks, plans, splits
 from jaxattn.data.crops import Crops
 from jaxattn.data.dataset import Dataset, height_width
 from jaxattn.data.loaders import Loader
 from jaxattn.data.plans import Plan
 from jaxattn.errors import InputError, suggestion
 from jaxattn.models import registry
+from jaxattn.saliency import ClassActivation
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 #: What is measured on the validation part, see `jaxattn.train.validate`.
 METRICS = ("loss", "accuracy", "balanced_accuracy", "macro_auc")
+#: What is measured of ``config.positive`` beside that, where it is given.
+POSITIVE_METRICS = ("auc", "average_precision")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Experiment:
         loader: Batches of the data set.
         model: The classifier.
         loss: Mean loss of a batch.
+        map_loss: Loss of attention maps and masks, where there is one.
         ranges: Augmentation of the training images.
         crops: What the model sees of an image.
         normalise: Maps pixels in [0, 1] to the network's input range.
@@ -57,6 +61,7 @@ class Experiment:
     loader: Loader
     model: nn.Module
     loss: losses.CrossEntropy
+    map_loss: losses.MapDice | None
     ranges: augment.Augmentation
     crops: Crops
     normalise: Callable[[jax.Array], jax.Array]
@@ -71,7 +76,13 @@ class Experiment:
     @property
     def steps_per_epoch(self) -> int:
         """Steps in an epoch."""
-        return self.config.steps_per_epoch or self.plan.steps_per_pass
+        return _steps_per_epoch(self.config, self.plan)
+
+    @property
+    def positive(self) -> int | None:
+        """The class of ``config.positive``."""
+        name = self.config.positive
+        return self.dataset.class_names.index(name) if name else None
 
     @property
     def total_steps(self) -> int:
@@ -107,13 +118,30 @@ class Experiment:
             normalise=self.normalise,
             seed=self.config.seed,
             crops=self.crops,
+            map_loss=self.map_loss,
             average_decay=self.config.average_decay,
         )
 
-    def predict_step(self, views: int = 1):
-        """The jitted prediction step, see `steps.make_predict_step`."""
+    def predict_step(self, views: int = 1, saliency: bool = False):
+        """The jitted prediction step, see `steps.make_predict_step`.
+
+        Args:
+            views: See there.
+            saliency: Whether the maps of ``config.evaluation.cam`` and ``grad_cam`` are computed:
+                those of the positive class, or without one of the predicted class.
+        """
+        layers = {"cam": self.config.evaluation.cam, "grad_cam": self.config.evaluation.grad_cam}
         return steps.make_predict_step(
-            self.model, self.mesh, normalise=self.normalise, views=views, crops=self.crops
+            self.model,
+            self.mesh,
+            normalise=self.normalise,
+            views=views,
+            crops=self.crops,
+            saliency={
+                name: ClassActivation(layer, self.positive, rectify=name == "grad_cam")
+                for name, layer in layers.items()
+                if layer and saliency
+            },
         )
 
     def predict(
@@ -151,7 +179,9 @@ def build(config: ConfigDict) -> Experiment:
     if leak:
         logging.warning("%s", leaks.warning(leak, leaks.measure(dataset, split)))
     labels = dataset.labels[split["train"]]
-    plan = Plan(split["train"], labels, config.batch_size, config.seed, **config.plan)
+    balance = config.plan.to_dict()
+    balance["factors"] = plans.by_class(balance["factors"], dataset.class_names)
+    plan = Plan(split["train"], labels, config.batch_size, config.seed, **balance)
     options = dict(config.model)
     weights = losses.class_weights(
         labels,
@@ -159,35 +189,61 @@ def build(config: ConfigDict) -> Experiment:
         exponent=config.loss.class_weight_exponent,
         factors=config.loss.class_weights.to_dict(),
     )
-    total_steps = config.epochs * (config.steps_per_epoch or plan.steps_per_pass)
+    if config.positive and config.positive not in dataset.class_names:
+        raise InputError(
+            f"positive: {config.positive!r} given{suggestion(config.positive, dataset.class_names)}"
+        )
+    of_maps = config.loss.maps.to_dict()
+    map_loss = losses.MapDice(**of_maps) if of_maps["weights"] else None
+    steps_per_epoch = _steps_per_epoch(config, plan)
     return Experiment(
         config=config,
         dataset=dataset,
         split=split,
         plan=plan,
-        loader=Loader(dataset, config.dataset.image_size, config.loader, mesh),
+        loader=Loader(
+            dataset,
+            config.dataset.image_size,
+            config.loader,
+            mesh,
+            masks=map_loss.mask if map_loss else "",
+        ),
         model=registry.build(
             options.pop("name"), len(dataset.class_names), dtype=DTYPES[config.dtype], **options
         ),
-        loss=losses.CrossEntropy(weights, config.loss.label_smoothing, config.loss.reduction),
+        loss=losses.CrossEntropy(
+            weights, config.loss.label_smoothing, config.loss.reduction, config.loss.focal_gamma
+        ),
+        map_loss=map_loss,
         ranges=augment.Augmentation(**config.augment),
-        crops=Crops(**config.get("crops", {})),
+        crops=Crops(**config.crops),
         normalise=augment.normalisation(config.normalisation),
-        optimizer=optimizers.build(config.optimizer, total_steps),
+        optimizer=optimizers.build(
+            config.optimizer, config.epochs * steps_per_epoch, steps_per_epoch
+        ),
         mesh=mesh,
     )
 
 
+def _steps_per_epoch(config: ConfigDict, plan: Plan) -> int:
+    return config.steps_per_epoch or config.passes_per_epoch * plan.steps_per_pass
+
+
 def _check(config: ConfigDict) -> None:
     """Raises InputError for fields that no part of the library checks by itself."""
+    metrics = METRICS + (POSITIVE_METRICS if config.positive else ())
     for field, value, known in (
         ("dtype", config.dtype, DTYPES),
-        ("best", config.best, METRICS),
-        ("early_stopping.metric", config.early_stopping.metric, METRICS),
+        ("best", config.best, metrics),
+        ("early_stopping.metric", config.early_stopping.metric, metrics),
     ):
         if value not in known:
             raise InputError(f"{field}: {value!r} given{suggestion(value, known)}")
-    for field in ("epochs", "log_every_steps"):
+    if config.loss.maps.weights and config.crops.strategy == "ordered":
+        raise InputError(
+            "loss.maps.weights: given with crops.strategy='ordered', one image at a time wanted"
+        )
+    for field in ("epochs", "log_every_steps", "passes_per_epoch"):
         if config[field] < 1:
             raise InputError(f"{field}: {config[field]} given, 1 or more wanted")
     sharding.check_batch_size("batch_size", config.batch_size)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import sklearn.metrics
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxattn.errors import InputError
 
@@ -84,6 +84,71 @@ def classification(
         "confusion": {"classes": list(class_names), "counts": counts.tolist()},
         "absent_classes": [n for n, row in per_class.items() if not row["support"]],
     }
+
+
+def detection(
+    positive: Bool[np.ndarray, " N"],
+    scores: Float[np.ndarray, " N"],
+    threshold: float = 0.5,
+    sensitivity: float = 0.9,
+) -> dict[str, Any]:
+    """Measures how one class is told from all others.
+
+    Args:
+      positive: whether an example is of the class.
+      scores: its probability of the class, in [0, 1].
+      threshold: examples with at least this score are called positive.
+      sensitivity: the recall to be reached, in (0, 1].
+
+    Returns:
+      A dict that JSON can hold:
+
+      - ``auc``: the area under the ROC curve; None unless there are examples of both kinds.
+      - ``average_precision``: Σ (R_n − R_{n−1}) P_n over all thresholds, scikit-learn's
+        ``average_precision_score``; None without positive examples.
+      - ``at_threshold``: {threshold, recall, precision, specificity}. Recall is None without
+        positive and specificity without negative examples; precision is 0 where none is called
+        positive.
+      - ``at_sensitivity``: likewise at the highest threshold with at least that recall; None
+        without positive examples. Where scores are constant it calls every example positive.
+
+    Raises:
+      InputError: ``threshold`` or ``sensitivity`` is out of range.
+    """
+    if not 0 <= threshold <= 1:
+        raise InputError(f"evaluation.threshold: {threshold} given, 0 to 1 wanted")
+    if not 0 < sensitivity <= 1:
+        raise InputError(f"evaluation.sensitivity: {sensitivity} given, above 0 to 1 wanted")
+    found: dict[str, Any] = {
+        "auc": _auc(positive, scores),
+        "average_precision": None,
+        "at_threshold": _operating_point(positive, scores, threshold),
+        "at_sensitivity": None,
+    }
+    if positive.any():
+        found["average_precision"] = float(
+            sklearn.metrics.average_precision_score(positive, scores)
+        )
+        ranked = np.sort(scores[positive])[::-1]
+        # Rounding must not ask for one example more: 0.7 of 10 is 7.000000000000001.
+        wanted = int(np.ceil(sensitivity * len(ranked) - 1e-9))
+        found["at_sensitivity"] = _operating_point(positive, scores, float(ranked[wanted - 1]))
+    return found
+
+
+def jaccard(single_map: Float[np.ndarray, "H W"], mask: Shaped[np.ndarray, "H W"]) -> float:
+    """Jaccard index of a map, cut at one half, and a mask (Yan et al. 2019, section 3.3).
+
+    Args:
+      single_map: in [0, 1], as `jaxattn.overlays.heatmap` gives it; 1/2 and above is inside.
+      mask: nonzero inside.
+
+    Returns:
+      Intersection over union; 1 where both are empty.
+    """
+    inside, wanted = single_map >= 0.5, np.asarray(mask) != 0
+    union = (inside | wanted).sum()
+    return float((inside & wanted).sum() / union) if union else 1.0
 
 
 def table(metrics: Mapping[str, Any], published: Mapping[str, Any] | None = None) -> str:
@@ -180,6 +245,20 @@ def _auc(positive: np.ndarray, scores: np.ndarray) -> float | None:
     if positive.all() or not positive.any():
         return None
     return float(sklearn.metrics.roc_auc_score(positive, scores))
+
+
+def _operating_point(
+    positive: np.ndarray, scores: np.ndarray, threshold: float
+) -> dict[str, float | None]:
+    called = scores >= threshold
+    hits, calls = int((called & positive).sum()), int(called.sum())
+    positives, negatives = int(positive.sum()), int((~positive).sum())
+    return {
+        "threshold": threshold,
+        "recall": hits / positives if positives else None,
+        "precision": hits / calls if calls else 0.0,
+        "specificity": 1 - (calls - hits) / negatives if negatives else None,
+    }
 
 
 def _averages(per_class: Mapping[str, Mapping[str, Any]], weighted: bool) -> dict[str, Any]:

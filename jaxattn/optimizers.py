@@ -7,8 +7,9 @@ from ml_collections import ConfigDict
 
 from jaxattn.errors import InputError, suggestion
 
-SCHEDULES = ("constant", "cosine")
+SCHEDULES = ("constant", "cosine", "step")
 OPTIMIZERS = ("keras_adam", "adamw", "sgd")
+DECAYS = ("kernels", "all")
 
 
 def scale_by_keras_adam(
@@ -40,16 +41,18 @@ def scale_by_keras_adam(
     return optax.GradientTransformation(init, update)
 
 
-def schedule(config: ConfigDict, total_steps: int) -> optax.Schedule:
+def schedule(config: ConfigDict, total_steps: int, steps_per_epoch: int = 1) -> optax.Schedule:
     """The learning rate of each step.
 
     Args:
         config: The fields learning_rate (its peak), schedule and warmup (the share of all steps in
             which it rises from 0 in a line) of ``config.optimizer``.
         total_steps: Steps of the whole run; ``cosine`` falls to 0 there.
+        steps_per_epoch: After ``step_epochs`` times as many, ``step`` multiplies the rate by
+            ``step_factor``, again and again.
 
     Raises:
-        InputError: Unknown schedule or a warm-up outside [0, 1).
+        InputError: Unknown schedule, a warm-up outside [0, 1), or epochs that are not positive.
     """
     if config.schedule not in SCHEDULES:
         raise InputError(
@@ -61,23 +64,38 @@ def schedule(config: ConfigDict, total_steps: int) -> optax.Schedule:
     after = {
         "constant": optax.constant_schedule(rate),
         "cosine": optax.cosine_decay_schedule(rate, max(1, total_steps - warmup)),
+        "step": _stairs(rate, config.step_epochs * steps_per_epoch, config.step_factor, warmup),
     }[config.schedule]
     if not warmup:
         return after
     return optax.join_schedules([optax.linear_schedule(0.0, rate, warmup), after], [warmup])
 
 
-def build(config: ConfigDict, total_steps: int) -> optax.GradientTransformation:
+def _stairs(rate: float, every: int, factor: float, before: int) -> optax.Schedule:
+    """Falls every so many steps of the run, ``before`` of which are past at its own step 0."""
+    if every < 1:
+        raise InputError(f"optimizer.step_epochs: {every} steps given, at least one wanted")
+    return lambda step: rate * factor ** ((step + before) // every)
+
+
+def build(
+    config: ConfigDict, total_steps: int, steps_per_epoch: int = 1
+) -> optax.GradientTransformation:
     """The optimizer of ``config.optimizer``.
 
     Weight decay is decoupled in ``adamw`` and joins the gradient in ``sgd``, as in PyTorch; it acts
-    on kernels alone, not on biases and batch norm.
+    on kernels alone, or with ``decay='all'`` on biases and batch norm too, as PyTorch's own.
 
     Raises:
-        InputError: Unknown optimizer or schedule.
+        InputError: Unknown optimizer, schedule or decay.
     """
-    rate = schedule(config, total_steps)
-    kernels = lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)  # noqa: E731
+    rate = schedule(config, total_steps, steps_per_epoch)
+    if config.decay not in DECAYS:
+        raise InputError(
+            f"optimizer.decay: {config.decay!r} given{suggestion(config.decay, DECAYS)}"
+        )
+    every = config.decay == "all"
+    decayed = lambda params: jax.tree.map(lambda leaf: every or leaf.ndim > 1, params)  # noqa: E731
     if config.name == "keras_adam":
         return optax.chain(
             scale_by_keras_adam(config.b1, config.b2, config.eps),
@@ -85,11 +103,11 @@ def build(config: ConfigDict, total_steps: int) -> optax.GradientTransformation:
         )
     if config.name == "adamw":
         return optax.adamw(
-            rate, config.b1, config.b2, config.eps, weight_decay=config.weight_decay, mask=kernels
+            rate, config.b1, config.b2, config.eps, weight_decay=config.weight_decay, mask=decayed
         )
     if config.name == "sgd":
         return optax.chain(
-            optax.add_decayed_weights(config.weight_decay, kernels),
+            optax.add_decayed_weights(config.weight_decay, decayed),
             optax.sgd(rate, momentum=config.momentum, nesterov=True),
         )
     raise InputError(f"optimizer.name: {config.name!r} given{suggestion(config.name, OPTIMIZERS)}")

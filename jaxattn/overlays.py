@@ -38,7 +38,9 @@ def rescale(single_map: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
     return (single_map - low) / (high - low)
 
 
-def heatmap(maps: Float[np.ndarray, "K h w"], height: int, width: int) -> Float[np.ndarray, "H W"]:
+def heatmap(
+    maps: Float[np.ndarray, "K h w"], height: int, width: int, bilinear: bool = False
+) -> Float[np.ndarray, "H W"]:
     """Brings attention to the resolution of an image.
 
     Heads are summed, then rescaled, upsampled with Pillow's bicubic filter (a = -0.5, borders
@@ -49,6 +51,7 @@ def heatmap(maps: Float[np.ndarray, "K h w"], height: int, width: int) -> Float[
       maps: K attention heads.
       height: rows of the result.
       width: columns of the result.
+      bilinear: whether to upsample bilinearly, with half-pixel centres, as Yan et al. 2019.
 
     Returns:
       float32 in [0, 1], 0 everywhere for a constant map.
@@ -58,7 +61,9 @@ def heatmap(maps: Float[np.ndarray, "K h w"], height: int, width: int) -> Float[
     """
     # Rescaling first keeps rounding in the filter from being blown up where a map is constant.
     coarse = Image.fromarray(rescale(aggregate(maps)))
-    return rescale(np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)))
+    filters = Image.Resampling
+    sized = coarse.resize((width, height), filters.BILINEAR if bilinear else filters.BICUBIC)
+    return rescale(np.asarray(sized))
 
 
 def colour(single_map: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
@@ -67,7 +72,10 @@ def colour(single_map: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def overlay(
-    image: UInt8[np.ndarray, "H W 3"], maps: Float[np.ndarray, "K h w"], alpha: float = 0.5
+    image: UInt8[np.ndarray, "H W 3"],
+    maps: Float[np.ndarray, "K h w"],
+    alpha: float = 0.5,
+    bilinear: bool = False,
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Blends attention, coloured with jet, over an image (Datta et al. 2021, Figure 7).
 
@@ -75,7 +83,9 @@ def overlay(
       image: the image as the model saw it, so that map and image cover the same field.
       maps: K attention heads; their sum is rescaled to [0, 1], so that colours of two overlays
         compare positions within an image, not strengths between images.
-      alpha: weight of the colours in [0, 1]; the paper's figure has 0.5.
+      alpha: weight of the colours in [0, 1]; the paper's figure has 0.5, that of Yan et al. 2019
+        has 0.4.
+      bilinear: see `heatmap`.
 
     Returns:
       alpha × colours + (1 - alpha) × image, rounded.
@@ -83,7 +93,8 @@ def overlay(
     Raises:
       InputError: the maps are not ``(K, h, w)`` or not finite.
     """
-    colours = colour(heatmap(maps, *image.shape[:2])).astype(np.float32)
+    height, width = image.shape[:2]
+    colours = colour(heatmap(maps, height, width, bilinear)).astype(np.float32)
     return np.rint(alpha * colours + (1 - alpha) * image).astype(np.uint8)
 
 

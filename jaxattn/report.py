@@ -388,7 +388,7 @@ def per_class(run: Run) -> str:
     return (
         f"<table><thead><tr><th>class</th>{headings}<th>support</th>{support}</tr></thead>"
         f'<tbody>{"".join(rows)}</tbody></table><p class="note">Each class against all others. '
-        f"Micro AUC {number(run.metrics['micro_auc'])}. {note}</p>"
+        f"Micro AUC {number(run.metrics['micro_auc'])}. {note}</p>{_positive(run)}"
     )
 
 
@@ -462,16 +462,18 @@ def attention(run: Run) -> str:
         return _missing("evaluation/test_cases.npz", f"{EVALUATE}{run.folder}")
     cases = run.cases
     names = run.class_names
+    drawn = run.config.get("evaluation", {}).get("overlay", {"alpha": 0.5, "bilinear": False})
     maps = {key.removeprefix("map/"): cases[key] for key in sorted(cases) if key.startswith("map/")}
     truth = [_class_index(value, names) for value in cases["label"]]
     predicted = [_class_index(value, names) for value in cases["prediction"]]
     groups: dict[bool, list[str]] = {True: [], False: []}
     for i, (label, prediction) in enumerate(zip(truth, predicted, strict=True)):
-        card = _case(cases, maps, i, names[label], names[prediction])
+        card = _case(cases, maps, i, names[label], names[prediction], drawn)
         groups[label == prediction].append(card)
     explained = (
-        "Overlay: the sum of the heads of an attention map, upsampled (bicubic), rescaled to the "
-        "range of its image and blended at one half; dark blue is least, dark red most. Colours "
+        "Overlay: the sum of the heads of an attention map, upsampled "
+        f"({'bilinear' if drawn['bilinear'] else 'bicubic'}), rescaled to the range of its image "
+        f"and blended at {drawn['alpha']:g}; dark blue is least, dark red most. Colours "
         "compare positions within an image, not strengths between images: <b>peak</b> is the "
         "largest value over the mean, 1 for no preference. The right-hand picture is the map at "
         "its own resolution. "
@@ -493,7 +495,8 @@ def attention(run: Run) -> str:
             (False, "Wrong, surest of each class"),
         )
     )
-    return f'<p class="note">{explained}Images are as the model saw them.</p>{shown}'
+    note = f'<p class="note">{explained}Images are as the model saw them.</p>'
+    return f"{_jaccard(run)}{note}{shown}"
 
 
 SECTIONS: tuple[tuple[str, Callable[[Run], str]], ...] = (
@@ -511,19 +514,62 @@ SECTIONS: tuple[tuple[str, Callable[[Run], str]], ...] = (
 # Pieces of sections
 
 
+def _positive(run: Run) -> str:
+    """How the positive class is told from all others; '' where the config names none."""
+    found = run.evaluation.get("positive")
+    if not found:
+        return ""
+    rows = []
+    for key, label in (("at_threshold", "given"), ("at_sensitivity", "for the sensitivity")):
+        point = found[key] or {}
+        cells = "".join(
+            f"<td>{number(point.get(field))}</td>"
+            for field in ("threshold", "recall", "precision", "specificity")
+        )
+        rows.append(f"<tr><td>{label}</td>{cells}</tr>")
+    return (
+        f"<h3>{_text(found['class'])} against all others</h3>"
+        f"<p>AUC {number(found['auc'])}, "
+        f"average precision {number(found['average_precision'])}.</p>"
+        "<table><thead><tr><th>threshold</th><th></th><th>recall</th><th>precision</th>"
+        f"<th>specificity</th></tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def _jaccard(run: Run) -> str:
+    """The mean Jaccard index of each map with the lesion masks; '' without masks."""
+    found = run.evaluation.get("jaccard")
+    if not found:
+        return ""
+    rows = "".join(
+        f"<tr><td>{_text(name)}</td><td>{number(value)}</td></tr>"
+        for name, value in found["mean"].items()
+    )
+    return (
+        "<table><thead><tr><th>map</th><th>Jaccard index</th></tr></thead>"
+        f'<tbody>{rows}</tbody></table><p class="note">Mean over the {found["images"]} images with '
+        "a lesion mask: each map upsampled bilinearly, rescaled to [0, 1] and cut at one half.</p>"
+    )
+
+
 def _case(
     cases: Mapping[str, np.ndarray],
     maps: Mapping[str, np.ndarray],
     i: int,
     label: str,
     prediction: str,
+    blend: Mapping[str, Any],
 ) -> str:
     image = cases["image"][i]
     has_mask = "mask" in cases and cases["mask"][i].any()
-    drawn = overlays.outline(image, cases["mask"][i]) if has_mask else image
-    views = [(_photo(drawn, "the image"), "image")]
+
+    def outlined(picture: np.ndarray) -> np.ndarray:
+        return overlays.outline(picture, cases["mask"][i]) if has_mask else picture
+
+    views = [(_photo(outlined(image), "the image"), "image")]
     for name, stack in maps.items():
-        blended = _photo(overlays.overlay(image, stack[i]), f"attention {name} over the image")
+        over = outlined(overlays.overlay(image, stack[i], **blend))
+        blended = _photo(over, f"attention {name} over the image")
         coarse = _blocks(stack[i], image.shape[:2], f"attention map {name}")
         height, width = stack.shape[-2:]
         detail = f"{height}×{width}, peak {overlays.peak(stack[i]):.1f}"

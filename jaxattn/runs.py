@@ -46,7 +46,7 @@ def open_folder(folder: Path, config: ConfigDict) -> None:
 
 
 def read_config(folder: Path) -> ConfigDict:
-    """The config of a run.
+    """The config of a run; fields that there were not in its time have their defaults.
 
     Raises:
         InputError: There is no run in the folder, or its config cannot be read.
@@ -55,7 +55,7 @@ def read_config(folder: Path) -> ConfigDict:
     if not path.is_file():
         raise InputError(f"{folder}: no {CONFIG} there, the folder of a run wanted")
     try:
-        return ConfigDict(json.loads(path.read_text()))
+        return ConfigDict(configs.completed(json.loads(path.read_text())))
     except ValueError as error:
         raise InputError(f"{path}: {error}; the JSON that training wrote wanted") from error
 

@@ -2,7 +2,8 @@
 
 ``data`` holds what stays on the device for the whole run: the images, where the data set fits there
 (``{"image": (N, H, W, 3)}``), or nothing. ``batch`` holds what comes anew in each step: the row of
-each example, its label and, where ``data`` has none, its image.
+each example, its label and, where ``data`` has none, its image. Where the loss wants masks,
+``mask`` lies beside ``image``, and ``has_mask`` comes with the batch.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +18,8 @@ from jaxtyping import Array, Float, UInt8
 
 from jaxattn.data.augment import Augmentation, augment
 from jaxattn.data.crops import Crops
-from jaxattn.losses import CrossEntropy
+from jaxattn.losses import CrossEntropy, MapDice
+from jaxattn.saliency import ClassActivation
 from jaxattn.sharding import batched, replicated
 from jaxattn.state import TrainState, Variables
 
@@ -27,9 +29,11 @@ Arrays = Mapping[str, Array]
 WHOLE = Crops()
 
 
-def images_of(data: Arrays, batch: Arrays) -> UInt8[Array, "batch height width 3"]:
-    """The batch's images: sent with it, or read from those on the device."""
-    return data["image"][batch["row"]] if "image" in data else batch["image"]
+def pixels_of(
+    field: str, data: Arrays, batch: Arrays
+) -> UInt8[Array, "batch height width *channels"]:
+    """The batch's ``image`` or ``mask``: sent with it, or read from those on the device."""
+    return data[field][batch["row"]] if field in data else batch[field]
 
 
 def make_train_step(
@@ -42,6 +46,7 @@ def make_train_step(
     normalise: Callable[[Array], Array],
     seed: int,
     crops: Crops = WHOLE,
+    map_loss: MapDice | None = None,
     average_decay: float = 0.0,
 ) -> Callable[[TrainState, Arrays, Arrays], tuple[TrainState, dict[str, Float[Array, ""]]]]:
     """Makes the jitted step: augment, forward, loss, backward, update, in one program.
@@ -56,31 +61,44 @@ def make_train_step(
         normalise: Maps pixels in [0, 1] to the network's input range.
         seed: All random numbers of a step are a pure function of (seed, step).
         crops: What the model sees of an augmented image.
+        map_loss: Loss of attention maps and masks, added to the other one. Each mask moves with
+            its image through augmentation and crops.
         average_decay: Decay of the moving average of the variables per step, where the state has
             one; in the first steps it is ``(1 + step) / (10 + step)`` where that is less.
 
     Returns:
         ``(state, data, batch) -> (state, metrics)``. The state given is donated. The metrics are
-        the batch's mean loss and accuracy before the update.
+        the batch's mean loss and accuracy before the update, and with ``map_loss`` that alone.
     """
 
     def step(state: TrainState, data: Arrays, batch: Arrays):
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         augment_key, dropout_key, crop_key = jax.random.split(key, 3)
-        pixels, _ = augment(augment_key, images_of(data, batch), None, ranges)
-        images = normalise(crops.training(crop_key, pixels))
+        masks = pixels_of("mask", data, batch) if map_loss else None
+        pixels, masks = augment(augment_key, pixels_of("image", data, batch), masks, ranges)
+        if masks is not None:  # a fourth channel, so that both are cut alike
+            pixels = jnp.concatenate([pixels, masks[..., None].astype(pixels.dtype)], axis=-1)
+        pixels = crops.training(crop_key, pixels)
+        images = normalise(pixels[..., :3])
 
         def loss_of(params: Any):
-            (logits, _), changed = model.apply(
+            (logits, maps), changed = model.apply(
                 {"params": params, "batch_stats": state.batch_stats},
                 images,
                 train=True,
                 rngs={"dropout": dropout_key},
                 mutable=["batch_stats"],
             )
-            return loss(logits, batch["label"]), (logits, changed.get("batch_stats", {}))
+            metrics = {
+                "loss": loss(logits, batch["label"]),
+                "accuracy": jnp.mean(logits.argmax(-1) == batch["label"]),
+            }
+            if map_loss:
+                metrics["map_loss"] = map_loss(maps, pixels[..., 3], batch["has_mask"])
+                metrics["loss"] += metrics["map_loss"]
+            return metrics["loss"], (metrics, changed.get("batch_stats", {}))
 
-        (value, (logits, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+        (_, (metrics, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
             state.params
         )
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
@@ -90,11 +108,7 @@ def make_train_step(
             decay = jnp.minimum(average_decay, (1 + state.step) / (10 + state.step))
             new = {"params": params, "batch_stats": batch_stats}
             average = optax.incremental_update(new, average, 1 - decay)
-        accuracy = jnp.mean(logits.argmax(-1) == batch["label"])
-        return (
-            TrainState(state.step + 1, params, batch_stats, opt_state, average),
-            {"loss": value, "accuracy": accuracy},
-        )
+        return TrainState(state.step + 1, params, batch_stats, opt_state, average), metrics
 
     same, spread = replicated(mesh), batched(mesh)
     return jax.jit(
@@ -112,6 +126,7 @@ def make_predict_step(
     normalise: Callable[[Array], Array],
     views: int = 1,
     crops: Crops = WHOLE,
+    saliency: Mapping[str, ClassActivation] | None = None,
 ) -> Callable[[Variables, Arrays, Arrays], tuple[Float[Array, "batch classes"], dict[str, Array]]]:
     """Makes the jitted ``(variables, data, batch) -> (probabilities, attention maps)``.
 
@@ -123,16 +138,21 @@ def make_predict_step(
             and their quarter turns (square images only). The maps are always those of the image as
             it is.
         crops: What the model sees of an image.
+        saliency: Further maps to compute, by name.
     """
 
     def probabilities_of(variables: Variables, pixels: Array) -> tuple[Array, dict[str, Array]]:
-        inputs = normalise(crops.evaluation(pixels))
-        logits, maps = model.apply(variables, inputs, train=False)
-        return crops.combine(jax.nn.softmax(logits)), maps
+        logits, maps = model.apply(variables, inputs_of(pixels), train=False)
+        return crops.combine(jax.nn.softmax(logits)), dict(maps)
+
+    def inputs_of(pixels: Array) -> Array:
+        return normalise(crops.evaluation(pixels))
 
     def step(variables: Variables, data: Arrays, batch: Arrays):
-        pixels = images_of(data, batch).astype(jnp.float32) / 255.0
+        pixels = pixels_of("image", data, batch).astype(jnp.float32) / 255.0
         probabilities, maps = probabilities_of(variables, pixels)
+        for name, explain in (saliency or {}).items():
+            maps[name] = explain(model, variables, inputs_of(pixels))
         maps = {name: crops.on_image(each, *pixels.shape[1:3]) for name, each in maps.items()}
         if views == 1:
             return probabilities, maps

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from jaxattn.data.dataset import height_width
 from jaxattn.errors import InputError, suggestion
 
-STRATEGIES = ("none", "downsampling", "single", "multi", "ordered")
+STRATEGIES = ("none", "downsampling", "single", "random", "multi", "ordered")
 COUNTS = (1, 4, 5, 9, 16)
 
 #: Pixels along each side of one value in the maps of `Crops.on_image`.
@@ -34,8 +34,9 @@ class Crops:
     Attributes:
         strategy: ``none``: the image as it is. ``downsampling``: all of it, resized.
             ``single``: in training a random part of it, resized (torchvision's
-            ``RandomResizedCrop``); in evaluation its centre, resized. ``multi``: in training one
-            random crop, not resized; in evaluation the ordered crops, each classified by itself.
+            ``RandomResizedCrop``); in evaluation its centre, resized. ``random``: in training one
+            random crop, not resized; in evaluation the one in the centre. ``multi``: in training
+            likewise; in evaluation the ordered crops, each classified by itself.
             ``ordered``: the ordered crops in training and evaluation, seen together by a model that
             takes ``(B, NC, H, W, 3)``.
         size: Height and width of what the network sees, pixels: a number or a pair.
@@ -80,36 +81,45 @@ class Crops:
         """
         if self.strategy == "none":
             return height, width, 3
-        if self.strategy in ("multi", "ordered"):
+        if self.strategy in ("random", "multi", "ordered"):
             corners(self.count, (height, width), self.shape)
         return (*((self.count,) if self.strategy == "ordered" else ()), *self.shape, 3)
 
     def training(
-        self, key: Key[Array, ""], pixels: Float[Array, "B H W 3"]
-    ) -> Float[Array, "B *NC h w 3"]:
-        """The network's input in training, drawn anew for each image; pixels are in [0, 1]."""
+        self, key: Key[Array, ""], pixels: Float[Array, "B H W C"]
+    ) -> Float[Array, "B *NC h w C"]:
+        """The network's input in training, drawn anew for each image; pixels are in [0, 1].
+
+        Whatever else belongs to the image's places, such as a mask, can ride along as a channel.
+        """
         if self.strategy == "single":
             return self._resized(pixels, *self._draw_parts(key, *pixels.shape[:3]))
-        if self.strategy == "multi":
+        if self.strategy in ("random", "multi"):
             return self._draw_crops(key, pixels)
         if self.strategy == "ordered":
             kept = jax.random.bernoulli(key, 1 - self.dropout, (len(pixels), self.count))
             return self._ordered(pixels) * kept[..., None, None, None]
         return self.evaluation(pixels)
 
-    def evaluation(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "inputs *NC h w 3"]:
+    def evaluation(self, pixels: Float[Array, "B H W C"]) -> Float[Array, "inputs *NC h w C"]:
         """The network's input in evaluation; of ``multi``, the NC crops of an image follow it."""
         if self.strategy == "ordered":
             return self._ordered(pixels)
         if self.strategy == "multi":
-            return self._ordered(pixels).reshape(-1, *self.shape, 3)
+            return self._ordered(pixels).reshape(-1, *self.shape, pixels.shape[-1])
         if self.strategy == "none":
             return pixels
+        part = pixels[:, *self.field(*pixels.shape[1:3])]
+        return jax.image.resize(part, (len(pixels), *self.shape, pixels.shape[-1]), "linear")
+
+    def field(self, height: int, width: int) -> tuple[slice, slice]:
+        """The rows and columns of an image that evaluation looks at, and attention maps cover."""
         share = self.centre if self.strategy == "single" else 1.0
-        sides = pixels.shape[1:3]
-        top, left = ((side - int(share * side)) // 2 for side in sides)
-        part = pixels[:, top : top + int(share * sides[0]), left : left + int(share * sides[1])]
-        return jax.image.resize(part, (len(pixels), *self.shape, 3), "linear")
+        lengths = int(share * height), int(share * width)
+        if self.strategy == "random":
+            lengths = self.shape
+        top, left = (height - lengths[0]) // 2, (width - lengths[1]) // 2
+        return slice(top, top + lengths[0]), slice(left, left + lengths[1])
 
     def combine(self, probabilities: Float[Array, "inputs C"]) -> Float[Array, "B C"]:
         """An image's probabilities: of ``multi``, the mean of its crops', or the votes' shares."""
@@ -123,11 +133,11 @@ class Crops:
     def on_image(
         self, maps: Float[Array, "inputs K h w"], height: int, width: int
     ) -> Float[Array, "B heads rows columns"]:
-        """Puts the attention maps of crops where the crops lie in the image.
+        """Puts the attention maps of crops where the crops lie in the image's `field`.
 
         Args:
             maps: Of ``multi``, K maps of each crop; of ``ordered``, one map of each crop, K = NC;
-                otherwise maps of the image, which stay as they are.
+                otherwise maps of the field, which stay as they are.
             height: Of the image, pixels.
             width: Of the image, pixels.
 
@@ -153,17 +163,18 @@ class Crops:
             shown += inside
         return total / np.maximum(shown, 1)
 
-    def _ordered(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B NC h w 3"]:
+    def _ordered(self, pixels: Float[Array, "B H W C"]) -> Float[Array, "B NC h w C"]:
         height, width = self.shape
         places = corners(self.count, pixels.shape[1:3], self.shape).tolist()
         return jnp.stack([pixels[:, y : y + height, x : x + width] for y, x in places], axis=1)
 
     def _draw_crops(
-        self, key: Key[Array, ""], pixels: Float[Array, "B H W 3"]
-    ) -> Float[Array, "B h w 3"]:
+        self, key: Key[Array, ""], pixels: Float[Array, "B H W C"]
+    ) -> Float[Array, "B h w C"]:
         room = jnp.array(pixels.shape[1:3]) - jnp.array(self.shape) + 1
         places = jax.random.randint(key, (len(pixels), 2), 0, room)
-        cut = jax.vmap(lambda x, at: jax.lax.dynamic_slice(x, (*at, 0), (*self.shape, 3)))
+        size = (*self.shape, pixels.shape[-1])
+        cut = jax.vmap(lambda x, at: jax.lax.dynamic_slice(x, (*at, 0), size))
         return cut(pixels, places)
 
     def _draw_parts(
@@ -186,15 +197,15 @@ class Crops:
 
     def _resized(
         self,
-        pixels: Float[Array, "B H W 3"],
+        pixels: Float[Array, "B H W C"],
         corner: Float[Array, "B 2"],
         size: Float[Array, "B 2"],
-    ) -> Float[Array, "B h w 3"]:
+    ) -> Float[Array, "B h w C"]:
         """Parts of images, read bilinearly; where they shrink, over as many pixels (antialias)."""
 
         def one(image: Array, corner: Array, size: Array) -> Array:
             scale = jnp.array(self.shape) / size
-            shape = (*self.shape, 3)
+            shape = (*self.shape, image.shape[-1])
             return jax.image.scale_and_translate(
                 image, shape, (0, 1), scale, -corner * scale, method="linear"
             )

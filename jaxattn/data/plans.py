@@ -9,6 +9,7 @@ list, as one.
 
 import dataclasses
 import functools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -28,8 +29,25 @@ def shuffled(count: int, *seeds: int) -> Int[np.ndarray, " count"]:
     return np.argsort(bits, kind="stable")
 
 
+def by_class(factors: Mapping[str, float], class_names: Sequence[str]) -> tuple[float, ...]:
+    """The factors of ``plan.factors`` in the order of the classes; 1 for a class without.
+
+    Raises:
+        InputError: A factor names no class or is negative.
+    """
+    for name, factor in factors.items():
+        if name not in class_names:
+            raise InputError(f"plan.factors: class {name!r} given{suggestion(name, class_names)}")
+        if factor < 0:
+            raise InputError(f"plan.factors.{name}: {factor} given, 0 or more wanted")
+    return tuple(float(factors.get(name, 1)) for name in class_names)
+
+
 def counts(
-    labels: Int[np.ndarray, " n"], strategy: str, per_class: int = 0
+    labels: Int[np.ndarray, " n"],
+    strategy: str,
+    per_class: int = 0,
+    factors: tuple[float, ...] = (),
 ) -> Int[np.ndarray, " classes"]:
     """How often each class stands in one pass.
 
@@ -39,6 +57,8 @@ def counts(
             largest. ``undersample``: every class as often as the smallest. ``equal``: every class
             ``per_class`` times, the over- and under-sampling of Datta et al. 2021, section 3.1.
         per_class: The count of ``equal``; 0 for the mean count of a class.
+        factors: What the count of each class is then multiplied by; () for 1. With ``none``, a
+            factor of 4 has each image of its class four times in a pass.
 
     Returns:
         Images of each class in one pass; 0 for a class without images.
@@ -58,18 +78,25 @@ def counts(
         "undersample": present.min(),
         "equal": per_class or round(present.mean()),
     }[strategy]
+    if factors:
+        wanted = np.rint(wanted * np.array(factors[: len(there)])).astype(int)
     return np.where(there > 0, wanted, 0)
 
 
 def one_pass(
-    labels: Int[np.ndarray, " n"], strategy: str, seed: int, index: int, per_class: int = 0
+    labels: Int[np.ndarray, " n"],
+    strategy: str,
+    seed: int,
+    index: int,
+    per_class: int = 0,
+    factors: tuple[float, ...] = (),
 ) -> Int[np.ndarray, " slots"]:
     """The order of images in pass ``index``: positions into ``labels``.
 
     An image of a class is used once more than another of its class at most; which ones are is drawn
     anew in each pass.
     """
-    wanted = counts(labels, strategy, per_class)
+    wanted = counts(labels, strategy, per_class, factors)
     chosen = []
     for label in np.flatnonzero(wanted).tolist():
         members = np.flatnonzero(labels == label)
@@ -91,6 +118,9 @@ class Plan:
         seed: Seed of every order.
         strategy: See `counts`.
         per_class: See `counts`.
+        factors: See `counts`.
+        drop_last: Whether a pass leaves out the images that would not fill its last batch, other
+            ones in each pass, so that every pass starts with a batch (PyTorch's ``drop_last``).
     """
 
     rows: Int[np.ndarray, " n"]
@@ -99,18 +129,25 @@ class Plan:
     seed: int = 0
     strategy: str = "none"
     per_class: int = 0
+    factors: tuple[float, ...] = ()
+    drop_last: bool = False
 
     def __post_init__(self):
         if not len(self.rows):
             raise InputError("plan: no training images given, at least one wanted")
         if self.batch_size < 1:
             raise InputError(f"batch_size: {self.batch_size} given, 1 or more wanted")
-        counts(self.labels, self.strategy, self.per_class)  # raises for a wrong strategy
+        if not self.pass_length:  # also raises for a wrong strategy
+            raise InputError(
+                f"plan: less than a batch of {self.batch_size} images in a pass given, at least "
+                "one batch wanted"
+            )
 
     @functools.cached_property
     def pass_length(self) -> int:
         """Slots in one pass."""
-        return int(counts(self.labels, self.strategy, self.per_class).sum())
+        total = int(counts(self.labels, self.strategy, self.per_class, self.factors).sum())
+        return total - total % self.batch_size if self.drop_last else total
 
     @property
     def steps_per_pass(self) -> int:
@@ -121,7 +158,9 @@ class Plan:
         # Only the newest pass is kept: memory does not grow with the steps taken.
         kept = self.__dict__.get("_kept")
         if kept is None or kept[0] != index:
-            order = one_pass(self.labels, self.strategy, self.seed, index, self.per_class)
+            order = one_pass(
+                self.labels, self.strategy, self.seed, index, self.per_class, self.factors
+            )
             kept = self.__dict__["_kept"] = (index, order)
         return kept[1]
 
