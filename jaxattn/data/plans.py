@@ -16,7 +16,7 @@ from jaxtyping import Int
 
 from jaxattn.errors import InputError, suggestion
 
-STRATEGIES = ("none", "oversample", "undersample", "equal")
+STRATEGIES = ("none", "oversample", "undersample", "equal", "balanced_batches")
 
 
 def shuffled(count: int, *seeds: int) -> Int[np.ndarray, " count"]:
@@ -56,6 +56,9 @@ def counts(
         strategy: ``none``: as often as it is there. ``oversample``: every class as often as the
             largest. ``undersample``: every class as often as the smallest. ``equal``: every class
             ``per_class`` times, the over- and under-sampling of Datta et al. 2021, section 3.1.
+            ``balanced_batches``: the classes take turns, slot by slot, so that each batch holds
+            every class equally often, or once more (Gessert et al. 2019, II-F); a pass has as many
+            slots as there are images.
         per_class: The count of ``equal``; 0 for the mean count of a class.
         factors: What the count of each class is then multiplied by; () for 1. With ``none``, a
             factor of 4 has each image of its class four times in a pass.
@@ -77,6 +80,7 @@ def counts(
         "oversample": present.max(),
         "undersample": present.min(),
         "equal": per_class or round(present.mean()),
+        "balanced_batches": _turns(there),
     }[strategy]
     if factors:
         wanted = np.rint(wanted * np.array(factors[: len(there)])).astype(int)
@@ -94,9 +98,12 @@ def one_pass(
     """The order of images in pass ``index``: positions into ``labels``.
 
     An image of a class is used once more than another of its class at most; which ones are is drawn
-    anew in each pass.
+    anew in each pass. In ``balanced_batches`` a class's images are shuffled anew whenever all of
+    them have had their turn, wherever a pass ends.
     """
     wanted = counts(labels, strategy, per_class, factors)
+    if strategy == "balanced_batches":
+        return _in_turn(labels, seed, index, wanted.sum())
     chosen = []
     for label in np.flatnonzero(wanted).tolist():
         members = np.flatnonzero(labels == label)
@@ -105,6 +112,32 @@ def one_pass(
         chosen.append(np.resize(members, wanted[label]))
     positions = np.concatenate(chosen)
     return positions[shuffled(len(positions), seed, index)]
+
+
+def _turns(there: Int[np.ndarray, " classes"]) -> Int[np.ndarray, " classes"]:
+    """How many slots of the first pass each class has where classes take turns."""
+    classes = np.flatnonzero(there)
+    turns = classes[np.arange(there.sum()) % len(classes)]
+    return np.bincount(turns, minlength=len(there))
+
+
+def _in_turn(
+    labels: Int[np.ndarray, " n"], seed: int, index: int, length: int
+) -> Int[np.ndarray, " slots"]:
+    classes = np.unique(labels)
+    turn, whose = np.divmod(np.arange(index * length, (index + 1) * length), len(classes))
+    positions = np.empty(length, np.int64)
+    for i, label in enumerate(classes.tolist()):
+        members = np.flatnonzero(labels == label)
+        cycle, place = np.divmod(turn[whose == i], len(members))
+        first = cycle[0] if len(cycle) else 0
+        orders = [
+            members[shuffled(len(members), seed, c, label + 1)] for c in np.unique(cycle).tolist()
+        ]
+        positions[whose == i] = [
+            orders[c - first][p] for c, p in zip(cycle.tolist(), place.tolist(), strict=True)
+        ]
+    return positions
 
 
 @dataclasses.dataclass(frozen=True)

@@ -121,8 +121,8 @@ def _folds(dataset: Dataset, seed: int, fold: int, folds: int, file: str, leak: 
     if (counts[counts > 0] <= folds).any():
         listed = ", ".join(f"{c} {n}" for c, n in zip(dataset.class_names, counts, strict=True))
         raise InputError(
-            f"split.folds: {folds} given, which wants {folds + 1} parts of {dataset.name}, but of a "
-            f"class there are fewer ({listed})"
+            f"split.folds: {folds} given, which makes {folds + 1} parts of {dataset.name}, but at "
+            f"least as many of each class wanted ({listed} there)"
         )
     part = np.empty(len(units), int)
     parts = StratifiedKFold(folds + 1, shuffle=True, random_state=seed).split(units, classes)
@@ -140,7 +140,9 @@ def _read_indices(path: Path, dataset: Dataset, fold: int) -> Split:
             indices = {name: archive[key].astype(np.int64) for name, key in keys.items()}
     except (OSError, ValueError, KeyError) as error:
         wanted = ", ".join(keys.values())
-        raise InputError(f"split.file: {path} given ({error}), an .npz of {wanted} wanted") from error
+        raise InputError(
+            f"split.file: {path} given ({error}), an .npz of {wanted} wanted"
+        ) from error
     every = np.sort(np.concatenate(list(indices.values())))
     if not np.array_equal(every, np.arange(len(dataset))):
         raise InputError(
