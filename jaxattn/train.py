@@ -171,7 +171,10 @@ def _loop(
 def validate(
     built: experiment.Experiment, predict_step: Any, state: TrainState
 ) -> dict[str, float]:
-    """Loss, accuracy, balanced accuracy and macro AUC of the validation part; {} if it is empty."""
+    """Loss, accuracy, balanced accuracy and macro AUC of the validation part; {} if it is empty.
+
+    Of ``config.positive``, where it is given, AUC and average precision too.
+    """
     rows = built.split["validation"]
     if not len(rows):
         return {}
@@ -179,13 +182,17 @@ def validate(
     labels = built.dataset.labels[rows]
     values = metrics.classification(labels, probabilities, built.dataset.class_names)
     likelihood = np.clip(probabilities[np.arange(len(rows)), labels], 1e-12, None)
-    return {
+    measured = {
         "loss": float(-np.log(likelihood).mean()),
         "accuracy": values["accuracy"],
         "balanced_accuracy": values["balanced_accuracy"],
-        # None where the part is of one class.
-        "macro_auc": float("nan") if values["macro"]["auc"] is None else values["macro"]["auc"],
+        "macro_auc": values["macro"]["auc"],
     }
+    if built.positive is not None:
+        found = metrics.detection(labels == built.positive, probabilities[:, built.positive])
+        measured |= {name: found[name] for name in experiment.POSITIVE_METRICS}
+    # None where the part is of one class.
+    return {name: float("nan") if value is None else value for name, value in measured.items()}
 
 
 def _mean(pending: list[dict[str, jax.Array]]) -> dict[str, float]:
