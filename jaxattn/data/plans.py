@@ -103,7 +103,7 @@ def one_pass(
     """
     wanted = counts(labels, strategy, per_class, factors)
     if strategy == "balanced_batches":
-        return _in_turn(labels, seed, index, wanted.sum())
+        return _in_turn(labels, seed, index, int(wanted.sum()))
     chosen = []
     for label in np.flatnonzero(wanted).tolist():
         members = np.flatnonzero(labels == label)
