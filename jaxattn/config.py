@@ -46,7 +46,8 @@ def base() -> ConfigDict:
     )
     config.plan = ConfigDict(
         dict(
-            strategy="none",  # none, oversample, undersample, equal: see jaxattn.data.plans
+            # none, oversample, undersample, equal, balanced_batches: see jaxattn.data.plans
+            strategy="none",
             per_class=0,  # equal: images of each class in one pass; 0: the mean count
             factors=ConfigDict(),  # by class name: what its count is multiplied by
             drop_last=False,  # whether a pass leaves out what does not fill its last batch
@@ -88,6 +89,7 @@ def base() -> ConfigDict:
             label_smoothing=0.0,
             reduction="mean",  # mean (Keras), weighted_mean (PyTorch)
             focal_gamma=0.0,  # of the focal loss; 0: cross-entropy
+            diagnosis_guided=(),  # classes whose images weigh more the harder the diagnosis was
             maps=ConfigDict(  # of attention maps against masks, see jaxattn.losses.MapDice
                 dict(
                     target="lesion",  # lesion, dermo, background
@@ -101,7 +103,8 @@ def base() -> ConfigDict:
             name="adamw",  # adamw, keras_adam, sgd
             learning_rate=0.001,
             schedule="cosine",  # constant, cosine, step
-            step_epochs=10,  # step: epochs after which the rate falls
+            step_epochs=10,  # step: epochs after which the rate falls, again and again
+            step_start=0,  # step: epochs before it falls for the first time; 0: step_epochs
             step_factor=0.1,  # step: what it is multiplied by
             warmup=0.1,  # share of all steps in which the rate rises
             weight_decay=0.05,  # adamw, sgd

@@ -193,6 +193,7 @@ def build(config: ConfigDict) -> Experiment:
         raise InputError(
             f"positive: {config.positive!r} given{suggestion(config.positive, dataset.class_names)}"
         )
+    guided = config.loss.diagnosis_guided
     of_maps = config.loss.maps.to_dict()
     map_loss = losses.MapDice(**of_maps) if of_maps["weights"] else None
     steps_per_epoch = _steps_per_epoch(config, plan)
@@ -212,7 +213,15 @@ def build(config: ConfigDict) -> Experiment:
             options.pop("name"), len(dataset.class_names), dtype=DTYPES[config.dtype], **options
         ),
         loss=losses.CrossEntropy(
-            weights, config.loss.label_smoothing, config.loss.reduction, config.loss.focal_gamma
+            weights,
+            config.loss.label_smoothing,
+            config.loss.reduction,
+            config.loss.focal_gamma,
+            losses.diagnosis_factors(
+                dataset.labels, dataset.table["dx_type"], dataset.class_names, guided
+            )
+            if guided
+            else None,
         ),
         map_loss=map_loss,
         ranges=augment.Augmentation(**config.augment),

@@ -12,6 +12,8 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from jaxattn.errors import InputError, suggestion
 
 REDUCTIONS = ("mean", "weighted_mean")
+#: How much an example of a class that is easily told counts, by how its truth was found out.
+DIAGNOSIS_FACTORS = {"consensus": 1.0, "follow_up": 2.0, "confocal": 3.0, "histo": 4.0}
 TARGETS = ("lesion", "dermo", "background")
 
 
@@ -52,9 +54,47 @@ def class_weights(
     return weights.astype(np.float32)
 
 
+def diagnosis_factors(
+    labels: Int[np.ndarray, " n"],
+    dx_types: Shaped[np.ndarray, " n"],
+    class_names: Sequence[str],
+    guided: Sequence[str],
+) -> Float[np.ndarray, " n"]:
+    """Weights by image: diagnosis-guided weighting (Gessert et al. 2019, II-F).
+
+    Args:
+        labels: Class of each image.
+        dx_types: How it was found out, a key of ``DIAGNOSIS_FACTORS``, or '' where unknown.
+        class_names: Name of each class.
+        guided: Classes to which it applies: the benign ones in the paper, nevi alone in its code.
+
+    Returns:
+        Float32 ``(n,)``: the factor of the images of these classes, 1 for all others and where
+        nothing is known.
+
+    Raises:
+        InputError: There is no such class, or nothing is known of any of its images.
+    """
+    factors = np.ones(len(labels), np.float32)
+    for name in guided:
+        if name not in class_names:
+            raise InputError(
+                f"loss.diagnosis_guided: class {name!r} given{suggestion(name, class_names)}"
+            )
+        own = np.flatnonzero(labels == list(class_names).index(name))
+        found = [DIAGNOSIS_FACTORS.get(dx_type, 0.0) for dx_type in dx_types[own].tolist()]
+        if not any(found):
+            raise InputError(
+                f"loss.diagnosis_guided: {name!r} given, of none of whose images dx_type is known, "
+                f"one of {', '.join(DIAGNOSIS_FACTORS)} wanted"
+            )
+        factors[own] = np.where(found, found, 1.0)
+    return factors
+
+
 @dataclasses.dataclass(frozen=True)
 class CrossEntropy:
-    """Softmax cross-entropy with class weights, or the focal loss.
+    """Softmax cross-entropy with weights by class and by image, or the focal loss.
 
     Attributes:
         weights: Weight of each class, ``(classes,)``.
@@ -64,12 +104,14 @@ class CrossEntropy:
             ``CrossEntropyLoss(weight)``.
         focal_gamma: γ of the focal loss (Lin et al. 2017, equation 4): each loss is multiplied by
             ``(1 - p) ** γ``, p being the probability of the true class; 0 for none.
+        row_factors: What the weight of each image of the data set is multiplied by, ``(n,)``.
     """
 
     weights: Float[np.ndarray, " classes"]
     label_smoothing: float = 0.0
     reduction: str = "mean"
     focal_gamma: float = 0.0
+    row_factors: Float[np.ndarray, " n"] | None = None
 
     def __post_init__(self):
         if self.reduction not in REDUCTIONS:
@@ -82,9 +124,18 @@ class CrossEntropy:
             raise InputError(f"loss.focal_gamma: {self.focal_gamma} given, 0 or more wanted")
 
     def __call__(
-        self, logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]
+        self,
+        logits: Float[Array, "batch classes"],
+        labels: Int[Array, " batch"],
+        rows: Int[Array, " batch"] | None = None,
     ) -> Float[Array, ""]:
-        """The mean loss of a batch, float32 (equation 2 of Datta et al. 2021 when unweighted)."""
+        """The mean loss of a batch, float32 (equation 2 of Datta et al. 2021 when unweighted).
+
+        Args:
+            logits: Of the batch.
+            labels: True classes.
+            rows: Rows of the data set, wanted where there are ``row_factors``.
+        """
         targets = jnp.eye(len(self.weights), dtype=jnp.float32)[labels]
         losses = optax.losses.softmax_cross_entropy(
             logits, optax.smooth_labels(targets, self.label_smoothing)
@@ -94,6 +145,8 @@ class CrossEntropy:
             # 1 - p, whose powers below 1 have no derivative at 0.
             losses *= jnp.maximum(-jnp.expm1(likelihood), 1e-7) ** self.focal_gamma
         weights = jnp.asarray(self.weights)[labels]
+        if self.row_factors is not None:
+            weights *= jnp.asarray(self.row_factors)[rows]
         total = weights.sum() if self.reduction == "weighted_mean" else len(labels)
         return (losses * weights).sum() / total
 

@@ -51,7 +51,11 @@ def classification(
       - ``weighted``: the mean of each measure over the classes that have it, weighted by support.
       - ``micro_auc``: the area under the ROC curve of all N×C (example, class) decisions pooled.
       - ``accuracy``: the fraction of examples predicted correctly.
-      - ``balanced_accuracy``: the mean recall over the classes present.
+      - ``balanced_accuracy``: the mean recall over the classes present (Gessert et al. 2019's
+        MC-sensitivity, equation 1).
+      - ``specificity``: the mean over these classes of TN / (TN + FP), TN being the examples that
+        neither are of the class nor are called it (their MC-specificity); None where all examples
+        are of one class.
       - ``confusion``: {classes, counts}, ``counts[truth][prediction]`` in the order of ``classes``.
       - ``absent_classes``: the names of the classes without an example.
 
@@ -81,6 +85,7 @@ def classification(
         "micro_auc": _auc((labels[:, None] == indices).ravel(), probabilities.ravel()),
         "accuracy": float(np.mean(labels == predictions)),
         "balanced_accuracy": macro["recall"],
+        "specificity": _specificity(counts),
         "confusion": {"classes": list(class_names), "counts": counts.tolist()},
         "absent_classes": [n for n, row in per_class.items() if not row["support"]],
     }
@@ -178,7 +183,7 @@ def table(metrics: Mapping[str, Any], published: Mapping[str, Any] | None = None
         aligned = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
         lines.append("  ".join([name.ljust(widths[0]), *aligned]))
     lines.append("")
-    for key in ("accuracy", "balanced_accuracy", "micro_auc"):
+    for key in ("accuracy", "balanced_accuracy", "specificity", "micro_auc"):
         beside = f"  (paper {number(published.get(key))})" if published else ""
         lines.append(f"{key.replace('_', ' ')} {number(metrics[key])}{beside}")
     if metrics["absent_classes"]:
@@ -259,6 +264,16 @@ def _operating_point(
         "precision": hits / calls if calls else 0.0,
         "specificity": 1 - (calls - hits) / negatives if negatives else None,
     }
+
+
+def _specificity(confusion: np.ndarray) -> float | None:
+    """Mean over the classes that occur, in rows, of the share of the others not called it."""
+    support, called = confusion.sum(1), confusion.sum(0)
+    present, others = support > 0, support.sum() - support
+    if present.sum() < 2:
+        return None
+    false = called - confusion.diagonal()
+    return float(np.mean(1 - false[present] / others[present]))
 
 
 def _averages(per_class: Mapping[str, Mapping[str, Any]], weighted: bool) -> dict[str, Any]:

@@ -48,8 +48,8 @@ def schedule(config: ConfigDict, total_steps: int, steps_per_epoch: int = 1) -> 
         config: The fields learning_rate (its peak), schedule and warmup (the share of all steps in
             which it rises from 0 in a line) of ``config.optimizer``.
         total_steps: Steps of the whole run; ``cosine`` falls to 0 there.
-        steps_per_epoch: After ``step_epochs`` times as many, ``step`` multiplies the rate by
-            ``step_factor``, again and again.
+        steps_per_epoch: After ``step_start`` times as many, and again after every ``step_epochs``
+            times as many, ``step`` multiplies the rate by ``step_factor``.
 
     Raises:
         InputError: Unknown schedule, a warm-up outside [0, 1), or epochs that are not positive.
@@ -64,18 +64,28 @@ def schedule(config: ConfigDict, total_steps: int, steps_per_epoch: int = 1) -> 
     after = {
         "constant": optax.constant_schedule(rate),
         "cosine": optax.cosine_decay_schedule(rate, max(1, total_steps - warmup)),
-        "step": _stairs(rate, config.step_epochs * steps_per_epoch, config.step_factor, warmup),
+        "step": _stairs(config, steps_per_epoch, warmup),
     }[config.schedule]
     if not warmup:
         return after
     return optax.join_schedules([optax.linear_schedule(0.0, rate, warmup), after], [warmup])
 
 
-def _stairs(rate: float, every: int, factor: float, before: int) -> optax.Schedule:
-    """Falls every so many steps of the run, ``before`` of which are past at its own step 0."""
-    if every < 1:
-        raise InputError(f"optimizer.step_epochs: {every} steps given, at least one wanted")
-    return lambda step: rate * factor ** ((step + before) // every)
+def _stairs(config: ConfigDict, steps_per_epoch: int, before: int) -> optax.Schedule:
+    """Falls again and again; ``before`` steps of the run are past at its own step 0."""
+    every, start = config.step_epochs, config.step_start or config.step_epochs
+    if every < 1 or start < 1:
+        raise InputError(
+            f"optimizer.step_epochs: {every} and step_start: {config.step_start} epochs given, at "
+            "least one wanted"
+        )
+    first, every = start * steps_per_epoch, every * steps_per_epoch
+
+    def rate(step: jax.Array | int) -> jax.Array:
+        falls = jnp.maximum((step + before - first) // every + 1, 0)
+        return config.learning_rate * config.step_factor**falls
+
+    return rate
 
 
 def build(

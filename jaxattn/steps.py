@@ -90,7 +90,7 @@ def make_train_step(
                 mutable=["batch_stats"],
             )
             metrics = {
-                "loss": loss(logits, batch["label"]),
+                "loss": loss(logits, batch["label"], batch["row"]),
                 "accuracy": jnp.mean(logits.argmax(-1) == batch["label"]),
             }
             if map_loss:
