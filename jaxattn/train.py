@@ -223,7 +223,7 @@ def _line(epoch: int, epochs: int, values: dict[str, float]) -> str:
     return f"epoch {epoch}/{epochs}: validation {shown}"
 
 
-def _signals() -> Callable[[int], bool]:
+def signals() -> Callable[[int], bool]:
     """Makes SIGINT and SIGTERM end a run after the step under way; a second one ends it at once."""
     received: list[int] = []
 
@@ -239,18 +239,27 @@ def _signals() -> Callable[[int], bool]:
     return lambda step: bool(received)
 
 
+def workdir(given: flags.FlagValues) -> Path:
+    """The folder that ``--workdir`` names, or one named after the config's file.
+
+    Raises:
+        InputError: There is no such config file.
+    """
+    file = Path(config_flags.get_config_filename(given["config"]).split(":")[0])
+    if not file.is_file():
+        raise InputError(f"--config: {str(file)!r} given, a file of configs/ wanted")
+    return Path(given.workdir or f"runs/{file.stem}")
+
+
 def main(argv: list[str]) -> None:
     """The command line."""
     del argv
     given = flags.FLAGS
     if given.distributed:
         jax.distributed.initialize()
-    file = Path(config_flags.get_config_filename(given["config"]).split(":")[0])
-    if not file.is_file():
-        raise InputError(f"--config: {str(file)!r} given, a file of configs/ wanted")
-    folder = Path(given.workdir or f"runs/{file.stem}")
+    folder = workdir(given)
     sharding.split_cpu(given.config.cpu_devices)
-    if not train(given.config, folder, _signals()):
+    if not train(given.config, folder, signals()):
         print(f"stopped; the same command resumes {folder}")
         return
     evaluate.evaluate(folder)
