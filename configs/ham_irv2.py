@@ -17,21 +17,15 @@ An epoch is 919 batches of 16; 150 at most. The notebook's took 149 s on an unna
 
 from ml_collections import ConfigDict
 
-from jaxattn.config import base
-from jaxattn.errors import InputError
+from jaxattn.config import arguments, base
 
 
-def get_config(arguments: str = "") -> ConfigDict:
-    chosen = set(filter(None, arguments.split(",")))
-    variant = "".join(chosen - {"datta"})
-    if variant not in ("", "baseline", "paper"):
-        raise InputError(
-            f"configs/ham_irv2.py:{arguments} given, datta and one of baseline and paper wanted"
-        )
+def get_config(given: str = "") -> ConfigDict:
+    variant, datta = arguments(given, ("", "baseline", "paper"), ("", "datta"))
     config = base()
     config.dataset.name = "prepared"
     config.dataset.image_size = 299
-    config.split.strategy = "datta" if "datta" in chosen else "lesion"
+    config.split.strategy = datta or "lesion"
     config.plan.strategy = "equal"
     config.plan.per_class = 8000
     config.augment.brightness = 0.0  # rotation, shifts, zoom and flips are the default: the paper's

@@ -34,7 +34,7 @@ def base() -> ConfigDict:
     )
     config.split = ConfigDict(
         dict(
-            strategy="lesion",  # lesion, datta, folds, file: see jaxattn.data.splits
+            strategy="lesion",  # lesion, datta, official, folds, file: jaxattn.data.splits
             fold=0,  # folds: which one
             folds=3,  # how many; python -m jaxattn.folds runs all of them
             leak="",  # a published protocol that tests on what it trained with: jaxattn.data.leaks

@@ -1,4 +1,5 @@
 import importlib.util
+import itertools
 from pathlib import Path
 
 import jax
@@ -6,24 +7,50 @@ import numpy as np
 import pytest
 
 from jaxattn import experiment
-from jaxattn.config import base, differences, flatten
+from jaxattn.config import arguments, base, differences, flatten
 from jaxattn.errors import InputError
+from jaxattn.models import registry
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 
+NETWORKS = [
+    network + attention
+    for network in ("irv2", "densenet201", "resnet50", "resnet34", "vgg16")
+    for attention in ("", "_sa")
+]
+#: Every argument of every config that takes some.
+ARGUMENTS = {
+    "ham_irv2": ["datta", "baseline", "paper", "baseline,datta", "paper,datta"],
+    "datta2021": [
+        *NETWORKS,
+        *(f"{network},paper" for network in NETWORKS),
+        *("test=0.15", "test=0.2", "test=0.3", "leaky", "irv2,paper,test=0.2,leaky"),
+    ],
+    "datta2021_isic": [
+        *map(",".join, itertools.product(("5x5", "12x12", "paper", "baseline"), ("nevus", "rest"))),
+        "5x5,leaky",
+    ],
+    "koefler2023": ["cnn", "cnn_sa", "cnn,leaky", "cnn_sa,leaky"],
+}
+CASES = [(path.stem, "") for path in CONFIGS] + [
+    (name, given) for name, several in ARGUMENTS.items() for given in several
+]
 
-def get_config(name, *arguments):
+
+def get_config(name, *given):
     (path,) = [path for path in CONFIGS if path.stem == name]
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config(*arguments), module
+    return module.get_config(*given), module
 
 
 def build(config):
     """The experiment, on embedded data of the config's size instead of a prepared folder."""
+    if "seborrheic_keratosis" in str(config.dataset.classes):
+        config.dataset.classes = ("nv", "bkl")
     config.dataset.name = "synthetic"
-    config.dataset.num_images = 140
+    config.dataset.num_images = 420
     config.split.strategy = "lesion"
     return experiment.build(config)
 
@@ -37,29 +64,42 @@ def parameters(built):
     ]
 
 
-@pytest.mark.parametrize("name", [path.stem for path in CONFIGS])
-def test_every_config_builds_and_has_only_known_fields(name):
-    config, module = get_config(name)
+@pytest.mark.parametrize(("name", "given"), CASES)
+def test_every_config_builds_and_has_only_known_fields(name, given):
+    config, module = get_config(name, *filter(None, [given]))
     known = set(flatten(base().to_dict()))
     extra = {field for field in flatten(config.to_dict()) if field not in known}
     assert all(field.startswith(("model.", "loss.class_weights.")) for field in extra)
     assert f"--config=configs/{name}.py" in module.__doc__
-    built = build(config)
-    assert sum(parameters(built)) > 0
+    explained = [argument.removesuffix("_sa") for argument in given.split(",")]
+    assert all(argument in module.__doc__ for argument in explained)
+    published = registry.find(config.model.name)
+    if name not in ("ham_small", "quickstart"):
+        sizes = (224, 299) if name == "datta2021_isic" else (published.image_size,)
+        assert config.dataset.image_size in sizes
+    if "paper" not in explained:
+        assert config.normalisation == published.normalisation
+    build(config)
+
+
+@pytest.mark.parametrize("name", ["ham_small", "quickstart"])
+def test_small_configs_have_small_models(name):
+    trainable, _ = parameters(build(get_config(name)[0]))
+    assert 500_000 < trainable < 2_000_000
 
 
 @pytest.mark.parametrize(
-    ("arguments", "counts"),
+    ("given", "counts"),
     [
         ("", (47_480_887, 54_400)),
         ("datta", (47_480_887, 54_400)),
         ("baseline", (47_496_231, 54_400)),
     ],
 )
-def test_ham_irv2_is_the_published_model(arguments, counts):
+def test_ham_irv2_is_the_published_model(given, counts):
     """Parameters and hyper-parameters that the released notebooks print."""
-    config, _ = get_config("ham_irv2", arguments)
-    assert config.split.strategy == ("datta" if arguments == "datta" else "lesion")
+    config, _ = get_config("ham_irv2", given)
+    assert config.split.strategy == ("datta" if given == "datta" else "lesion")
     assert (config.dataset.image_size, config.batch_size, config.steps_per_epoch) == (299, 16, 919)
     assert (config.epochs, config.early_stopping.patience) == (150, 30)
     assert (config.early_stopping.metric, config.early_stopping.min_delta) == ("loss", 0.001)
@@ -76,9 +116,80 @@ def test_ham_irv2_is_the_published_model(arguments, counts):
     assert built.loss.weights.tolist() == [1, 1, 1, 1, 5, 1, 1]  # mel
 
 
-def test_ham_irv2_with_an_unknown_argument():
-    with pytest.raises(InputError, match="ham_irv2.py:papper given"):
-        get_config("ham_irv2", "papper")
+def test_datta2021_and_ham_irv2_agree():
+    """The one is a row of the other, but for the split."""
+    row, _ = get_config("datta2021", "irv2_sa")
+    headline, _ = get_config("ham_irv2", "datta")
+    assert row.to_dict() == headline.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("given", "batch_size", "epochs", "patience", "steps"),
+    [
+        ("irv2", 16, 150, 30, 919),
+        ("densenet201_sa", 10, 150, 35, 919),
+        ("resnet50", 10, 300, 40, 919),
+        ("resnet34_sa", 10, 300, 65, 919),
+        ("vgg16_sa", 16, 300, 65, 919),
+        ("vgg16", 10, 300, 65, 919),
+        ("irv2_sa,test=0.2", 10, 150, 30, 892),
+        ("irv2_sa,test=0.3", 10, 150, 30, 836),
+    ],
+)
+def test_datta2021_trains_as_each_notebook(given, batch_size, epochs, patience, steps):
+    config, _ = get_config("datta2021", given)
+    found = (config.batch_size, config.epochs, config.early_stopping.patience)
+    assert (*found, config.steps_per_epoch) == (batch_size, epochs, patience, steps)
+    assert (config.split.strategy, config.best) == ("datta", "accuracy")
+
+
+def test_datta2021_as_the_paper_has_it():
+    for name, model in (("irv2_sa", "irv2_sa_paper"), ("irv2", "irv2")):
+        config, _ = get_config("datta2021", f"{name},paper")
+        assert (config.model.name, config.normalisation) == (model, "unit")
+        assert build(config).loss.weights.tolist() == [1] * 7
+
+
+def test_leaky_protocols_are_asked_for():
+    for name, leak in (
+        ("datta2021", "select_on_test"),
+        ("datta2021_isic", "select_on_test"),
+        ("koefler2023", "koefler"),
+    ):
+        assert get_config(name)[0].split.leak == ""
+        assert get_config(name, "leaky")[0].split.leak == leak
+
+
+def test_koefler2023_weighs_the_classes_as_published():
+    """The class weights that its notebook prints: balanced, in its order of the classes."""
+    config, _ = get_config("koefler2023", "leaky")
+    assert (config.loss.class_weight_exponent, config.batch_size) == (1.0, 32)
+    assert (config.optimizer.learning_rate, config.optimizer.eps) == (1e-4, 1e-3)
+    images = np.array([6705, 6678, 6594, 3084, 1962, 852, 690])
+    weights = experiment.losses.class_weights(
+        np.repeat(np.arange(7), images), config.dataset.classes, exponent=1.0
+    )
+    np.testing.assert_allclose(weights, [0.57, 0.57, 0.58, 1.23, 1.93, 4.45, 5.5], atol=0.005)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("ham_irv2", "papper", "argument 'papper' is unknown; did you mean 'paper'"),
+        ("datta2021", "irv2_as", "argument 'irv2_as' is unknown; did you mean 'irv2_sa'"),
+        ("datta2021", "test=0.25", "argument 'test=0.25' is unknown; did you mean 'test=0.2'"),
+        ("koefler2023", "cnn,cnn_sa", "arguments 'cnn' and 'cnn_sa' given, one wanted"),
+    ],
+)
+def test_wrong_arguments_are_named(name, given, message):
+    with pytest.raises(InputError, match=message):
+        get_config(name, given)
+
+
+def test_arguments_in_any_order_and_their_defaults():
+    choices = ("a", "b"), ("", "quick"), ("x=1", "x=2")
+    assert arguments("", *choices) == ("a", "", "x=1")
+    assert arguments("x=2,quick,b", *choices) == ("b", "quick", "x=2")
 
 
 def test_differences_name_what_changes_the_computation():
