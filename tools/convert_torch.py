@@ -1,0 +1,47 @@
+"""Converts PyTorch weights to ours, unchanged to the last bit.
+
+    python tools/convert_torch.py --model=NAME --weights=FILE --out=DIR [--num_classes=N]
+
+FILE is a .safetensors file, for which no PyTorch is needed, or a state dict that torch.save wrote.
+NAME is one of our models: torch_inception_v3, torch_densenet121, torch_resnet34, torch_resnet50 and
+torch_vgg16_bn for those of torchvision, torch_se_resnext50 for timm's seresnext50_32x4d,
+torch_se_resnext50_cadene for that of pretrainedmodels, which timm calls legacy. A file without a
+classifier gives a backbone alone. DIR is what --config.init_from starts training from.
+"""
+
+import hashlib
+from pathlib import Path
+
+import jax
+from absl import flags
+
+from jaxattn import runs, weights
+from jaxattn.convert import torch
+from jaxattn.errors import run_main
+
+_MODEL = flags.DEFINE_string("model", None, "Name of the model.", required=True)
+_WEIGHTS = flags.DEFINE_string("weights", None, "What to convert.", required=True)
+_OUT = flags.DEFINE_string("out", None, "Folder to write.", required=True)
+_NUM_CLASSES = flags.DEFINE_integer(
+    "num_classes", None, "Classes of the model; default: as many as the file has."
+)
+
+
+def main(argv: list[str]) -> None:
+    """Converts and says what was written."""
+    del argv
+    source, out = Path(_WEIGHTS.value), Path(_OUT.value)
+    variables = torch.load(source, _MODEL.value, _NUM_CLASSES.value)
+    notes = {
+        "model": {"name": _MODEL.value},
+        "source": source.name,
+        "sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
+        "versions": runs.versions(),
+    }
+    weights.save(out, variables, notes)
+    arrays = jax.tree.leaves(variables)
+    print(f"{len(arrays)} arrays, {sum(array.size for array in arrays):,} numbers: {out}")
+
+
+if __name__ == "__main__":
+    run_main(main)
