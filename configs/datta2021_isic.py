@@ -1,6 +1,6 @@
 """Seborrheic keratosis on ISIC 2017, as in the six notebooks of Datta et al. 2021.
 
-    python tools/prepare_isic2017.py --source=ISIC2017 --out=data/isic2017
+    python tools/prepare_isic.py --year=2017 --source=ISIC2017 --out=data/isic2017
     python -m jaxattn.train --config=configs/datta2021_isic.py:5x5,nevus \
         --config.dataset.data_dir=data/isic2017 --config.init_from=weights/irv2
 

@@ -8,6 +8,7 @@ import pytest
 
 from jaxattn import experiment
 from jaxattn.config import arguments, base, differences, flatten
+from jaxattn.data import classes, isic
 from jaxattn.errors import InputError
 from jaxattn.models import registry
 
@@ -158,6 +159,22 @@ def test_leaky_protocols_are_asked_for():
     ):
         assert get_config(name)[0].split.leak == ""
         assert get_config(name, "leaky")[0].split.leak == leak
+
+
+@pytest.mark.parametrize(
+    ("task", "members"),
+    [
+        ("nevus", [("nevus",), ("seborrheic_keratosis",)]),
+        ("rest", [("nevus", "melanoma"), ("seborrheic_keratosis",)]),
+    ],
+)
+def test_datta2021_isic_chooses_among_the_classes_of_isic_2017(task, members):
+    config, _ = get_config("datta2021_isic", task)
+    parsed = classes.parse(config.dataset.classes, isic.YEARS[2017].class_names)
+    assert list(parsed.values()) == members
+    assert config.split.strategy == "official"
+    assert (config.augment.shift, config.plan.per_class) == ((0.1, 0.2), 5000)
+    assert (config.batch_size, config.steps_per_epoch, config.epochs) == (10, 162, 50)
 
 
 def test_koefler2023_weighs_the_classes_as_published():
