@@ -1,4 +1,4 @@
-"""Backbones by name, each with all layers as published: the one place that says which there are."""
+"""Backbones by name, with all layers as published: the one place that says which there are."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -65,7 +65,14 @@ def _torch() -> dict[str, Published]:
     return {f"torch_{name}": entry for name, entry in entries.items()}
 
 
-BACKBONES: Mapping[str, Published] = {**_keras(), **_torch()}
+#: All of them, and ``densenet_small``, of eight layers, for machines without a GPU.
+BACKBONES: Mapping[str, Published] = {
+    **_keras(),
+    **_torch(),
+    "densenet_small": Published(
+        functools.partial(DenseNet, blocks=(2, 2, 2, 2), torch=True), 112, "imagenet"
+    ),
+}
 
 
 def find(name: str) -> Published:

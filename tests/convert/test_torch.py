@@ -16,12 +16,12 @@ torch = pytest.importorskip("torch", reason="the networks compared with are PyTo
 
 @functools.cache
 def torchvision():
-    # Where torchvision's compiled operators do not load, its models need no more than their names.
     try:
         import torchvision
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "DEF")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    except RuntimeError:  # its compiled operators do not load; the networks need none of them
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor boxes, Tensor scores, float threshold) -> Tensor")
         import torchvision
     return torchvision
 
