@@ -1,0 +1,115 @@
+"""Patch-based attention and diagnosis-guided loss weighting (Gessert et al. 2019), any table's row.
+
+    python tools/prepare_ham10000.py --source=HAM10000 --out=data/ham10000
+    python -m jaxattn.folds --config=configs/gessert2019.py:densenet121,dual \
+        --config.dataset.data_dir=data/ham10000 --config.init_from=weights/densenet121
+
+runs the three folds of one row and prints it as the paper does; ``python -m jaxattn.train`` and
+``--config.split.fold=0`` run one. The weights are ImageNet's, see tools/convert_torch.py. Arguments,
+joined by commas, at most one of each line, and the tables they are of:
+
+=======================================  ==========================================  =========
+densenet121, inception_v3, se_resnext50  the network                                 all
+downsampling, single, multi, gru,        the input strategy, or how crops are        II
+initial, end, dual                       joined
+crops4, crops5, crops9, crops16          NC                                          III
+spc                                      derm7pt (tools/prepare_derm7pt.py)          IV
+weighted, none, oversampling, balanced,  balancing; ``diagnosis`` is the paper's     V
+diagnosis, diagnosis_nevi                (benign classes), ``_nevi`` its code's
+k0.5, k0.75, k1, k1.25, k1.5             the exponent of loss weighting              VI
+lesions                                  folds by lesion
+=======================================  ==========================================  =========
+
+Without any: densenet121, multi (which tables V and VI are about), crops9, weighted, k1. The paper's folds are cut by image, so that images of a
+lesion are on both sides: that is marked wherever results are shown, and ``lesions`` keeps them
+together. ``--config.split.file=gessert2019_ham_split.npz`` takes the published draw. derm7pt has no
+folds: its official parts are one run of ``python -m jaxattn.train``.
+
+What was published: batches of 5 images of 5 or 9 crops, Adam at 1.25e-5 · 5/3 for Inception-v3 with
+5 crops and at 1.25e-5 for DenseNet with 9 (and patch dropout .1 and .2), 50 epochs, the rate halved
+after epochs 20, 30 and 40. Of the other rows nothing is known. Here NC times the rate is always the
+same, the dropout is .1 up to 5 crops and .2 from 9 on, and a batch of the rows without ordered crops
+has as many crops: 45 images. An epoch of HAM10000 has about 5,000 images, of ``dual`` 45,000 crops.
+"""
+
+from ml_collections import ConfigDict
+
+from jaxattn.config import arguments, base
+
+NETWORKS = {
+    "densenet121": ("torch_densenet121", "bn"),  # no ReLU before the pooling
+    "inception_v3": ("torch_inception_v3", None),
+    "se_resnext50": ("torch_se_resnext50_cadene", None),
+}
+ATTENTION = {"initial": ("initial",), "end": ("end",), "dual": ("initial", "end")}
+STRATEGIES = ("multi", "downsampling", "single", "gru", *ATTENTION)
+BALANCING = ("weighted", "none", "oversampling", "balanced", "diagnosis", "diagnosis_nevi")
+EXPONENTS = ("k1", "k0.5", "k0.75", "k1.25", "k1.5")
+COUNTS = ("crops9", "crops4", "crops5", "crops16")
+
+
+def get_config(given: str = "") -> ConfigDict:
+    network, strategy, crops, balancing, exponent, spc, lesions = arguments(
+        given,
+        tuple(NETWORKS),
+        STRATEGIES,
+        COUNTS,
+        BALANCING,
+        EXPONENTS,
+        ("", "spc"),
+        ("", "lesions"),
+    )
+    config = base()
+    config.dataset.name = "prepared"
+    config.dataset.image_size = (450, 600)
+    if spc:
+        config.split.strategy = "official"
+        config.split.validation = 0.0
+    else:
+        config.split.strategy = "folds"
+        config.split.leak = "" if lesions else "gessert"
+    config.augment.update(rotation=0.0, shift=0.0, zoom=0.0, brightness=32 / 255, saturation=0.5)
+    config.normalisation = "unit"
+    config.dtype = "bfloat16"
+    backbone, endpoint = NETWORKS[network]
+    config.model = ConfigDict({"name": "gessert2019", "backbone": backbone})
+    if endpoint:
+        config.model.endpoint = endpoint
+    _see(config, strategy, int(crops.removeprefix("crops")))
+    _balance(config, balancing, float(exponent.removeprefix("k")))
+    config.optimizer.update(
+        name="adamw", weight_decay=0.0, warmup=0.0, schedule="step", step_factor=0.5,
+        step_epochs=10, step_start=20, learning_rate=1.25e-5 * 9 / config.crops.count,
+    )  # fmt: skip
+    config.epochs = 50
+    config.evaluation.batch_size = 20
+    return config
+
+
+def _see(config: ConfigDict, strategy: str, count: int) -> None:
+    """What the network sees of an image, and how crops are joined."""
+    ordered = strategy == "gru" or strategy in ATTENTION
+    config.crops.strategy = "ordered" if ordered else strategy
+    config.crops.count = count
+    config.crops.dropout = 0.1 if count < 9 else 0.2
+    if strategy in ATTENTION:
+        config.model.attention = ATTENTION[strategy]
+    if strategy == "gru":
+        config.model.head = "gru"
+    if strategy == "downsampling":
+        config.dataset.image_size = 224  # resized when it is read: fewer bytes to keep
+    config.batch_size = 5 if ordered else 45
+
+
+def _balance(config: ConfigDict, balancing: str, exponent: float) -> None:
+    """Balancing as of section II-F; the baseline is loss weighting."""
+    plans = {"oversampling": "oversample", "balanced": "balanced_batches"}
+    if balancing in plans:
+        config.plan.strategy = plans[balancing]
+    elif balancing != "none":
+        config.loss.class_weight_exponent = exponent
+        config.loss.reduction = "weighted_mean"
+    if balancing.startswith("diagnosis"):
+        benign = ("nv",) if balancing == "diagnosis_nevi" else ("bkl", "df", "nv", "vasc")
+        config.loss.diagnosis_guided = benign
+        config.loss.reduction = "mean"
