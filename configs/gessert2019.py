@@ -5,8 +5,8 @@
         --config.dataset.data_dir=data/ham10000 --config.init_from=weights/densenet121
 
 runs the three folds of one row and prints it as the paper does; ``python -m jaxattn.train`` and
-``--config.split.fold=0`` run one. The weights are ImageNet's, see tools/convert_torch.py. Arguments,
-joined by commas, at most one of each line, and the tables they are of:
+``--config.split.fold=0`` run one. The weights are ImageNet's, see tools/convert_torch.py.
+Arguments, joined by commas, at most one of each line, and the tables they are of:
 
 =======================================  ==========================================  =========
 densenet121, inception_v3, se_resnext50  the network                                 all
@@ -20,16 +20,18 @@ k0.5, k0.75, k1, k1.25, k1.5             the exponent of loss weighting         
 lesions                                  folds by lesion
 =======================================  ==========================================  =========
 
-Without any: densenet121, multi (which tables V and VI are about), crops9, weighted, k1. The paper's folds are cut by image, so that images of a
-lesion are on both sides: that is marked wherever results are shown, and ``lesions`` keeps them
-together. ``--config.split.file=gessert2019_ham_split.npz`` takes the published draw. derm7pt has no
-folds: its official parts are one run of ``python -m jaxattn.train``.
+Without any: densenet121, multi (which tables V and VI are about), crops9, weighted, k1.
 
-What was published: batches of 5 images of 5 or 9 crops, Adam at 1.25e-5 · 5/3 for Inception-v3 with
-5 crops and at 1.25e-5 for DenseNet with 9 (and patch dropout .1 and .2), 50 epochs, the rate halved
-after epochs 20, 30 and 40. Of the other rows nothing is known. Here NC times the rate is always the
-same, the dropout is .1 up to 5 crops and .2 from 9 on, and a batch of the rows without ordered crops
-has as many crops: 45 images. An epoch of HAM10000 has about 5,000 images, of ``dual`` 45,000 crops.
+The paper's folds are cut by image, so that images of a lesion are on both sides: that is marked
+wherever results are shown, and ``lesions`` keeps them together. The published draw is taken with
+``--config.split.file=gessert2019_ham_split.npz``. derm7pt has no folds: its official parts, of
+which training has two, are one run of ``python -m jaxattn.train``.
+
+What was published: batches of 5 images of 5 or 9 crops; Adam at 1.25e-5 · 5/3 and patch dropout .1
+for Inception-v3 with 5 crops, 1.25e-5 and .2 for DenseNet with 9; 50 epochs, the rate halved after
+epochs 20, 30 and 40. Of the other rows nothing is known: 4 crops have what 5 have, all else what 9
+have, and without ordered crops a batch has 45 images, as many crops as the others' batches. An
+epoch of HAM10000 has about 5,000 images, for the ordered strategies 45,000 crops.
 """
 
 from ml_collections import ConfigDict
@@ -79,7 +81,7 @@ def get_config(given: str = "") -> ConfigDict:
     _balance(config, balancing, float(exponent.removeprefix("k")))
     config.optimizer.update(
         name="adamw", weight_decay=0.0, warmup=0.0, schedule="step", step_factor=0.5,
-        step_epochs=10, step_start=20, learning_rate=1.25e-5 * 9 / config.crops.count,
+        step_epochs=10, step_start=20, learning_rate=1.25e-5 if config.crops.count >= 9 else 1.25e-5 * 5 / 3,
     )  # fmt: skip
     config.epochs = 50
     config.evaluation.batch_size = 20
