@@ -79,10 +79,9 @@ def get_config(given: str = "") -> ConfigDict:
         config.model.endpoint = endpoint
     _see(config, strategy, int(crops.removeprefix("crops")))
     _balance(config, balancing, float(exponent.removeprefix("k")))
-    config.optimizer.update(
-        name="adamw", weight_decay=0.0, warmup=0.0, schedule="step", step_factor=0.5,
-        step_epochs=10, step_start=20, learning_rate=1.25e-5 if config.crops.count >= 9 else 1.25e-5 * 5 / 3,
-    )  # fmt: skip
+    config.optimizer.update(name="adamw", weight_decay=0.0, schedule="step", warmup=0.0)
+    config.optimizer.update(step_factor=0.5, step_epochs=10, step_start=20)
+    config.optimizer.learning_rate = 1.25e-5 * (1 if config.crops.count >= 9 else 5 / 3)
     config.epochs = 50
     config.evaluation.batch_size = 20
     return config
