@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 
 from jaxattn.errors import InputError
-from jaxattn.losses import CrossEntropy, MapDice, class_weights, dice_loss
+from jaxattn.losses import (
+    CrossEntropy,
+    MapDice,
+    class_weights,
+    diagnosis_factors,
+    dice_loss,
+)
 
 NAMES = ("a", "b", "c")
 golden = pytest.mark.skipif(
@@ -25,6 +31,50 @@ def test_inverse_frequency_is_scikit_learns_balanced():
         "balanced", classes=np.arange(3), y=LABELS
     )
     np.testing.assert_allclose(class_weights(LABELS, NAMES, exponent=1.0), theirs, rtol=1e-6)
+
+
+@pytest.mark.parametrize("exponent", [0.5, 0.75, 1.0, 1.25, 1.5])
+def test_weighted_mean_is_pytorchs(exponent):
+    """Gessert et al. 2019: (N / N_i)^k and torch's mean, the sum of weighted losses over weights."""
+    torch = pytest.importorskip("torch", reason="PyTorch is the reference")
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(12, 3)).astype(np.float32), rng.integers(0, 3, 12)
+    weights = (100 / np.array([60, 30, 10])) ** exponent
+    wanted = torch.nn.functional.cross_entropy(
+        torch.tensor(logits), torch.tensor(labels), torch.tensor(weights, dtype=torch.float32)
+    )
+    loss = CrossEntropy(class_weights(LABELS, NAMES, exponent=exponent), reduction="weighted_mean")
+    ours = loss(jnp.asarray(logits), jnp.asarray(labels))
+    assert float(ours) == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_diagnosis_guided_loss_is_pytorchs_by_example():
+    """Per-example weighted losses, each times its image's factor, and their plain mean."""
+    torch = pytest.importorskip("torch", reason="PyTorch is the reference")
+    rng = np.random.default_rng(1)
+    logits, labels = rng.normal(size=(6, 3)).astype(np.float32), np.array([0, 0, 1, 2, 2, 2])
+    dx_types = np.array(["histo", "consensus", "histo", "follow_up", "confocal", ""])
+    weights = class_weights(LABELS, NAMES, exponent=1.0)
+    losses = torch.nn.functional.cross_entropy(
+        torch.tensor(logits), torch.tensor(labels), torch.tensor(weights), reduction="none"
+    )
+    for guided, wanted in ((("a", "c"), [4, 1, 1, 2, 3, 1]), (("c",), [1, 1, 1, 2, 3, 1])):
+        factors = diagnosis_factors(labels, dx_types, NAMES, guided)
+        assert factors.tolist() == wanted
+        # The batch holds the rows of the data set in another order.
+        rows = np.array([5, 0, 3, 2, 4, 1])
+        ours = CrossEntropy(weights, row_factors=factors)(
+            jnp.asarray(logits[rows]), jnp.asarray(labels[rows]), jnp.asarray(rows)
+        )
+        assert float(ours) == pytest.approx((losses.numpy() * wanted).mean(), rel=1e-5)
+
+
+def test_wrong_guided_classes_are_one_clear_error():
+    unknown = np.full(100, "")
+    with pytest.raises(InputError, match="diagnosis_guided: class 'd' given"):
+        diagnosis_factors(LABELS, unknown, NAMES, ("d",))
+    with pytest.raises(InputError, match="'a' given, of none of whose images dx_type is known"):
+        diagnosis_factors(LABELS, unknown, NAMES, ("a",))
 
 
 def test_koeflers_printed_weights():

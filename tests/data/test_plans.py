@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxattn.data import ham10000
 from jaxattn.data.plans import STRATEGIES, Plan, counts, one_pass, shuffled
 from jaxattn.errors import InputError
 
@@ -65,6 +66,26 @@ def test_shuffle_is_uniform():
     assert ((table - 1000) ** 2 / 1000).sum() < 27.9  # p = .001
 
 
+@pytest.mark.parametrize(("classes", "batch"), [(7, 5), (7, 45), (3, 4), (3, 12)])
+def test_balanced_batches_by_counting(classes, batch):
+    """Every batch holds every class equally often or once more; a class is shuffled when used up."""
+    rng = np.random.default_rng(0)
+    labels = rng.permutation(np.repeat(np.arange(classes), rng.integers(2, 30, classes)))
+    plan = Plan(np.arange(len(labels)) + 100, labels, batch, 3, "balanced_batches")
+    assert plan.pass_length == len(labels)
+    slots = np.concatenate([plan.batch(step) for step in range(80)]) - 100
+    for held in labels[slots].reshape(80, batch):
+        assert set(np.bincount(held, minlength=classes)) <= {batch // classes, -(-batch // classes)}
+    total = np.bincount(labels[slots])
+    assert total.max() - total.min() <= 1
+    for label in range(classes):
+        members = np.flatnonzero(labels == label).tolist()
+        used = slots[labels[slots] == label].tolist()
+        rounds = [used[i : i + len(members)] for i in range(0, len(used), len(members))]
+        assert all(sorted(each) == members for each in rounds[:-1])
+        assert len(members) < 6 or len({tuple(each) for each in rounds[:-1]}) > 1
+
+
 def test_equal_uses_every_image_over_the_passes():
     used = {int(i) for p in range(40) for i in one_pass(LABELS, "equal", 0, p, per_class=5)}
     assert used == set(range(60))
@@ -89,3 +110,16 @@ def test_wrong_argument_is_one_clear_error(arguments, message):
     with pytest.raises(InputError) as error:
         Plan(**given).batch(0)
     assert message in str(error.value)
+
+
+def test_plans_on_ham10000(real_source):
+    """The class counts of the data set's paper, as each strategy changes them."""
+    rows = ham10000.read(real_source).rows
+    labels = np.array([ham10000.CLASS_NAMES.index(row.dx) for row in rows])
+    assert counts(labels, "none").tolist() == [327, 514, 1099, 115, 1113, 6705, 142]
+    assert counts(labels, "oversample").tolist() == [6705] * 7
+    plan = Plan(np.arange(len(labels)), labels, 45, 0, "balanced_batches")
+    for step in (0, 1, 100, plan.steps_per_pass - 1, plan.steps_per_pass):
+        assert sorted(np.bincount(labels[plan.batch(step)]).tolist()) == [6, 6, 6, 6, 7, 7, 7]
+    pass_of = labels[one_pass(labels, "balanced_batches", 0, 0)]
+    assert np.bincount(pass_of).tolist() == [1431] * 5 + [1430] * 2
