@@ -34,8 +34,8 @@ def test_inverse_frequency_is_scikit_learns_balanced():
 
 
 @pytest.mark.parametrize("exponent", [0.5, 0.75, 1.0, 1.25, 1.5])
-def test_weighted_mean_is_pytorchs(exponent):
-    """Gessert et al. 2019: (N / N_i)^k and torch's mean, the sum of weighted losses over weights."""
+def test_loss_weighting_of_any_exponent_is_pytorchs(exponent):
+    """Gessert et al. 2019: (N / N_i)^k and the sum of weighted losses over that of weights."""
     torch = pytest.importorskip("torch", reason="PyTorch is the reference")
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(12, 3)).astype(np.float32), rng.integers(0, 3, 12)

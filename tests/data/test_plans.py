@@ -68,7 +68,7 @@ def test_shuffle_is_uniform():
 
 @pytest.mark.parametrize(("classes", "batch"), [(7, 5), (7, 45), (3, 4), (3, 12)])
 def test_balanced_batches_by_counting(classes, batch):
-    """Every batch holds every class equally often or once more; a class is shuffled when used up."""
+    """Each batch holds every class equally often or once more; used up, a class is shuffled."""
     rng = np.random.default_rng(0)
     labels = rng.permutation(np.repeat(np.arange(classes), rng.integers(2, 30, classes)))
     plan = Plan(np.arange(len(labels)) + 100, labels, batch, 3, "balanced_batches")

@@ -1,4 +1,6 @@
 import dataclasses
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,6 +111,29 @@ def test_wrong_argument_is_one_clear_error(make_dataset, arguments, message):
     with pytest.raises(InputError) as error:
         splits.make(make_dataset([0, 0, 1, 1, 2]), **arguments)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("fold", [0, 1, 2])
+def test_gesserts_published_folds_on_ham10000(make_dataset, real_source, fold):
+    """The authors' indices, into images sorted by name, cut every class of HAM10000 in quarters."""
+    path = Path(os.environ["JAXATTN_DATA"]) / "gessert2019_ham_split.npz"
+    if not path.is_file():
+        pytest.skip(f"{path} is not there")
+    rows = ham10000.read(real_source).rows
+    labels = [ham10000.CLASS_NAMES.index(row.dx) for row in rows]
+    dataset = make_dataset(labels, [row.lesion_id for row in rows], names=ham10000.CLASS_NAMES)
+    dataset.table["image_id"][:] = [row.image_id[-9:] for row in rows]
+    split = splits.make(dataset, "folds", fold=fold, file=str(path), leak="gessert")
+    sizes = {part: len(rows) for part, rows in split.items()}
+    assert sizes == {
+        "train": (4993, 4996, 5019)[fold],
+        "validation": (2511, 2508, 2485)[fold],
+        "test": 2511,
+    }
+    whole = np.bincount(labels)
+    for part, parts in (("test", 1), ("validation", 1), ("train", 2)):
+        held = np.bincount(np.array(labels)[split[part]], minlength=7)
+        np.testing.assert_allclose(held, parts * whole / 4, atol=0.02 * whole.max(), rtol=0.1)
 
 
 def test_datta_counts_on_ham10000(make_dataset, real_source):
