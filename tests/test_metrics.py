@@ -225,3 +225,71 @@ def test_published_averages_are_the_papers(name, averages):
         entry[mean][measure] for measure in ("precision", "auc") for mean in ("macro", "weighted")
     ]
     assert ours == pytest.approx(averages, abs=0.0021)
+
+
+def scored(seed=0, count=60):
+    rng = np.random.default_rng(seed)
+    positive = rng.uniform(size=count) < 0.3
+    # Rounded, so that there are ties.
+    scores = np.clip(0.4 * positive + rng.uniform(size=count) * 0.6, 0, 1).round(1)
+    return positive, scores
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_detection_is_scikit_learns(seed):
+    positive, scores = scored(seed)
+    found = metrics.detection(positive, scores, threshold=0.4, sensitivity=0.8)
+    assert found["auc"] == pytest.approx(sklearn.metrics.roc_auc_score(positive, scores))
+    assert found["average_precision"] == pytest.approx(
+        sklearn.metrics.average_precision_score(positive, scores)
+    )
+    at = found["at_threshold"]
+    called = scores >= 0.4
+    assert at["recall"] == pytest.approx(sklearn.metrics.recall_score(positive, called))
+    assert at["precision"] == pytest.approx(sklearn.metrics.precision_score(positive, called))
+    assert at["specificity"] == pytest.approx(sklearn.metrics.recall_score(~positive, ~called))
+    # Of all thresholds that reach the sensitivity, the highest.
+    false, true, thresholds = sklearn.metrics.roc_curve(positive, scores, drop_intermediate=False)
+    first = np.flatnonzero(true >= 0.8)[0]
+    at = found["at_sensitivity"]
+    assert at["threshold"] == thresholds[first]
+    assert at["recall"] == pytest.approx(true[first])
+    assert at["specificity"] == pytest.approx(1 - false[first])
+
+
+def test_detection_on_degenerate_input():
+    """One class only, constant scores, nothing called positive: defined, and JSON can hold it."""
+    scores = np.array([0.2, 0.9, 0.4])
+    none = metrics.detection(np.zeros(3, bool), scores)
+    assert none["auc"] is none["average_precision"] is none["at_sensitivity"] is None
+    assert none["at_threshold"] == {
+        "threshold": 0.5, "recall": None, "precision": 0.0, "specificity": pytest.approx(2 / 3)
+    }  # fmt: skip
+    only = metrics.detection(np.ones(3, bool), scores)
+    assert only["auc"] is None
+    assert only["average_precision"] == 1
+    assert only["at_threshold"]["specificity"] is None
+    assert only["at_sensitivity"]["threshold"] == 0.2
+    constant = metrics.detection(np.array([True, False, False, False]), np.full(4, 0.25))
+    assert constant["auc"] == 0.5
+    assert constant["average_precision"] == 0.25
+    assert constant["at_threshold"]["precision"] == constant["at_threshold"]["recall"] == 0
+    assert constant["at_sensitivity"]["recall"] == 1
+    assert constant["at_sensitivity"]["specificity"] == 0
+    json.dumps([none["at_sensitivity"], only, constant], allow_nan=False)
+
+
+def test_detection_says_what_is_out_of_range():
+    with pytest.raises(InputError, match=r"evaluation.threshold: 2.0 given"):
+        metrics.detection(*scored(), threshold=2.0)
+    with pytest.raises(InputError, match=r"evaluation.sensitivity: 0.0 given"):
+        metrics.detection(*scored(), sensitivity=0.0)
+
+
+def test_jaccard_is_scikit_learns():
+    rng = np.random.default_rng(0)
+    single, mask = rng.uniform(size=(9, 8)), rng.uniform(size=(9, 8)) < 0.3
+    wanted = sklearn.metrics.jaccard_score(mask.ravel(), (single >= 0.5).ravel())
+    assert metrics.jaccard(single, mask) == pytest.approx(wanted)
+    assert metrics.jaccard(single, np.zeros((9, 8), np.uint8)) == 0
+    assert metrics.jaccard(np.zeros((9, 8)), np.zeros((9, 8), np.uint8)) == 1

@@ -95,3 +95,36 @@ def test_wrong_field_is_one_clear_error(fields, message):
     with pytest.raises(InputError) as error:
         optimizers.build(given, 10)
     assert message in str(error.value)
+
+
+def test_stepped_sgd_is_pytorchs():
+    """Yan et al. 2019: Nesterov momentum, decay of every parameter, ×0.1 every so many epochs."""
+    torch = pytest.importorskip("torch", reason="PyTorch is the reference")
+    rng = np.random.default_rng(0)
+    start = {"kernel": rng.normal(size=(3, 2)), "bias": rng.normal(size=2)}
+    gradients = [jax.tree.map(lambda x: rng.normal(size=x.shape), start) for _ in range(12)]
+    theirs = {name: torch.tensor(value, requires_grad=True) for name, value in start.items()}
+    sgd = torch.optim.SGD(theirs.values(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-2)
+    steps = torch.optim.lr_scheduler.StepLR(sgd, 2)  # epochs, of two steps each
+    given = config(name="sgd", learning_rate=0.1, weight_decay=1e-2, decay="all", step_epochs=2)
+    given.schedule = "step"
+    ours = trajectory(
+        optimizers.build(given, 12, steps_per_epoch=2),
+        jax.tree.map(jnp.asarray, start),
+        jax.tree.map(jnp.asarray, gradients),
+    )
+    for i, gradient in enumerate(gradients):
+        for name, value in gradient.items():
+            theirs[name].grad = torch.tensor(value)
+        sgd.step()
+        if i % 2:
+            steps.step()
+        for name, value in ours[i].items():
+            np.testing.assert_allclose(value, theirs[name].detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_wrong_decay_or_steps_are_one_clear_error():
+    with pytest.raises(InputError, match="optimizer.decay: 'kernel' given; did you mean 'kernels"):
+        optimizers.build(config(name="sgd", decay="kernel"), 1)
+    with pytest.raises(InputError, match="optimizer.step_epochs: 0 and step_start"):
+        optimizers.build(config(name="sgd", step_epochs=0), 1)

@@ -10,7 +10,8 @@ import pytest
 
 from jaxattn import experiment, sharding, steps
 from jaxattn.data.augment import Augmentation, normalisation
-from jaxattn.losses import CrossEntropy
+from jaxattn.data.crops import Crops
+from jaxattn.losses import CrossEntropy, MapDice
 from jaxattn.state import create
 
 
@@ -184,3 +185,63 @@ def test_eight_devices_give_the_same_step_as_one(tmp_path, loader):
     assert set(one) == set(eight)
     for name in one:
         np.testing.assert_allclose(one[name], eight[name], rtol=2e-4, atol=2e-5, err_msg=name)
+
+
+class Mirror(nn.Module):
+    """Its map is the image's red channel, and its logits are not to be learnt."""
+
+    @nn.compact
+    def __call__(self, images, *, train: bool):
+        shift = self.param("shift", nn.initializers.zeros, ())
+        return jnp.zeros((len(images), 3)), {"red": images[..., 0][:, None] + shift}
+
+
+def masked_batch(size):
+    """Images whose red channel is their mask, half of them with one."""
+    rng = np.random.default_rng(0)
+    masks = (rng.uniform(size=(8, size, size)) < 0.4).astype(np.uint8)
+    images = np.repeat(255 * masks[..., None], 3, -1).astype(np.uint8)
+    facts = {"row": np.arange(8, dtype=np.int32), "label": np.arange(8) % 3}
+    return facts | {"image": images, "mask": masks, "has_mask": np.arange(8) % 2 == 0}
+
+
+@pytest.mark.parametrize("crops", [Crops(), Crops("random", 5)])
+@pytest.mark.parametrize("target", ["lesion", "background"])
+def test_masks_move_with_their_images(crops, target):
+    """Through turns, flips, shifts and crops a map that was the mask still is: Dice is 1, or 0."""
+    optimizer = optax.sgd(1.0)
+    step = steps.make_train_step(
+        Mirror(),
+        optimizer,
+        CrossEntropy(np.ones(3, np.float32)),
+        Augmentation(shift=0.3, horizontal_flip=True, vertical_flip=True, quarter_turns=True),
+        sharding.mesh(),
+        normalise=normalisation("unit"),
+        seed=0,
+        crops=crops,
+        map_loss=MapDice({"red": 2.0}, target),
+    )
+    state = create(jax.random.key(0), Mirror(), optimizer, (5, 5, 3), averaged=False)
+    batch = masked_batch(8)
+    batch["mask"][1::2] = 7  # images without a mask: whatever stands there is ignored
+    state, values = step(state, {}, batch)
+    assert float(values["map_loss"]) == pytest.approx(0 if target == "lesion" else 2, abs=1e-6)
+    assert float(values["loss"]) == pytest.approx(np.log(3) + float(values["map_loss"]))
+
+
+def test_masks_are_loaded_where_the_loss_wants_them(tiny_config):
+    """From the device and streamed: the same step; without masks, no mask travels."""
+    assert "mask" not in experiment.build(tiny_config).loader.data
+    tiny_config.loss.maps.weights.attention = 0.1
+    results = []
+    for name in ("resident", "grain"):
+        tiny_config.loader.name = name
+        built = experiment.build(tiny_config)
+        batch = next(built.loader.training(built.plan, 0, 1))
+        assert ("mask" in built.loader.data, "mask" in batch) == (
+            (True, False) if name == "resident" else (False, True)
+        )
+        state, values = built.train_step()(built.initial_state(), built.loader.data, batch)
+        results.append(jax.tree.map(np.asarray, (state.params, values)))
+    assert 0 < results[0][1]["map_loss"] < 0.1
+    jax.tree.map(np.testing.assert_array_equal, *results)

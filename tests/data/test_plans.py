@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxattn.data import ham10000
-from jaxattn.data.plans import STRATEGIES, Plan, counts, one_pass, shuffled
+from jaxattn.data.plans import STRATEGIES, Plan, by_class, counts, one_pass, shuffled
 from jaxattn.errors import InputError
 
 LABELS = np.repeat([0, 1, 2], [50, 7, 3])
@@ -110,6 +110,31 @@ def test_wrong_argument_is_one_clear_error(arguments, message):
     with pytest.raises(InputError) as error:
         Plan(**given).batch(0)
     assert message in str(error.value)
+
+
+def test_factors_and_whole_batches_are_yans():
+    """ISIC 2017: melanomas four times make 3,122 slots, 97 whole batches of 32, of each pass."""
+    labels = np.repeat([0, 1], [1626, 374])
+    factors = by_class({"melanoma": 4.0}, ("rest", "melanoma"))
+    assert counts(labels, "none", 0, factors).tolist() == [1626, 4 * 374]
+    plan = Plan(np.arange(2000), labels, 32, factors=factors, drop_last=True)
+    assert (plan.pass_length, plan.steps_per_pass) == (97 * 32, 97)
+    used = Counter(plan[slot] for slot in range(plan.pass_length))
+    assert max(used[row] for row in range(1626)) == 1
+    assert max(used[row] for row in range(1626, 2000)) == 4
+    assert sum(used[row] for row in range(1626, 2000)) > 4 * 374 - 18
+    # Other images are left out of the next pass, which starts with a batch.
+    left_out = [
+        {row for row in range(1626) if row not in set(plan.rows[plan._order(i)[: 97 * 32]])}
+        for i in range(2)
+    ]
+    assert left_out[0] != left_out[1]
+    with pytest.raises(InputError, match="less than a batch of 32 images"):
+        Plan(np.arange(9), np.zeros(9, int), 32, drop_last=True)
+    with pytest.raises(InputError, match="plan.factors: class 'mel' given; known: melan"):
+        by_class({"mel": 4.0}, ("rest", "melanoma"))
+    with pytest.raises(InputError, match=r"plan.factors.rest: -1.0 given"):
+        by_class({"rest": -1.0}, ("rest", "melanoma"))
 
 
 def test_plans_on_ham10000(real_source):
