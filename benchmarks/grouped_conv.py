@@ -1,0 +1,152 @@
+"""Ways to compute SE-ResNeXt-50's 3×3 convolutions of 32 groups, forward and backward.
+
+    python benchmarks/grouped_conv.py [--batch=4]
+
+writes ``benchmarks/results/grouped_conv_PLATFORM.json`` and a table beside it. Compiling is not
+counted; a time is the shortest of three, of XLA's own way on a CPU, which takes minutes, of one.
+"""
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+from jax import lax
+from jaxtyping import Array
+
+from jaxattn import runs
+from jaxattn.errors import run_main
+from jaxattn.ops.conv import conv_general_dilated
+from jaxattn.ops.grouped_conv import block_diagonal
+
+GROUPS = 32
+#: Side of the input, channels, stride: each resolution of the network and the first way down.
+SHAPES = ((56, 128, 1), (56, 256, 2), (28, 256, 1), (14, 512, 1), (7, 1024, 1))
+PADDING = ((1, 1), (1, 1))
+RESULTS = Path(__file__).parent / "results"
+
+
+def plain(x: Array, kernel: Array, stride: int) -> Array:
+    """``lax.conv_general_dilated`` with groups."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        PADDING,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=GROUPS,
+    )
+
+
+def diagonal(x: Array, kernel: Array, stride: int) -> Array:
+    """One dense convolution whose kernel is zero between the groups."""
+    return conv_general_dilated(x, block_diagonal(kernel, GROUPS), (stride, stride), PADDING)
+
+
+def windows(x: Array, kernel: Array, stride: int) -> Array:
+    """One product in batches over the groups, of all places' windows (im2col)."""
+    met = jnp.stack(_taps(x, stride))
+    per_tap = kernel.reshape(9, kernel.shape[2], GROUPS, -1)
+    return _joined(jnp.einsum("tngc,tcgd->gnd", met, per_tap).swapaxes(0, 1), x, stride)
+
+
+def taps(x: Array, kernel: Array, stride: int) -> Array:
+    """Nine products in batches over the groups, one for each place in the window."""
+    per_tap = kernel.reshape(9, kernel.shape[2], GROUPS, -1)
+    products = (
+        jnp.einsum("ngc,cgd->gnd", met, k) for met, k in zip(_taps(x, stride), per_tap, strict=True)
+    )
+    return _joined(sum(products).swapaxes(0, 1), x, stride)  # type: ignore[union-attr]
+
+
+def _side(x: Array, stride: int) -> int:
+    return (x.shape[1] - 1) // stride + 1
+
+
+def _taps(x: Array, stride: int) -> list[Array]:
+    """What each place of the window meets: ``(places, groups, channels)``, nine times."""
+    padded = jnp.pad(x, ((0, 0), *PADDING, (0, 0)))
+    reach = (_side(x, stride) - 1) * stride + 1
+    return [
+        padded[:, i : i + reach : stride, j : j + reach : stride].reshape(
+            -1, GROUPS, x.shape[-1] // GROUPS
+        )
+        for i in range(3)
+        for j in range(3)
+    ]
+
+
+def _joined(y: Array, x: Array, stride: int) -> Array:
+    side = _side(x, stride)
+    return y.reshape(len(x), side, side, -1)
+
+
+def measure(way: Callable, shape: tuple[int, int, int], batch: int, repeats: int) -> dict:
+    """Milliseconds of a step forward and backward: on the clock, and of all cores together."""
+    side, channels, stride = shape
+    x = jax.random.normal(jax.random.key(0), (batch, side, side, channels))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, channels // GROUPS, channels))
+    step = (
+        jax.jit(
+            jax.value_and_grad(lambda x, kernel: jnp.square(way(x, kernel, stride)).sum(), (0, 1))
+        )
+        .lower(x, kernel)
+        .compile()
+    )
+    times = []
+    for _ in range(repeats + (repeats > 1)):  # the first, where there are several, warms up
+        wall, cpu = time.perf_counter(), time.process_time()
+        jax.block_until_ready(step(x, kernel))
+        times.append((time.perf_counter() - wall, time.process_time() - cpu))
+    wall, cpu = (min(each[i] for each in times) * 1e3 for i in (0, 1))
+    return {"wall_ms": wall, "cpu_ms": cpu}
+
+
+def table(rows: list[dict], batch: int) -> str:
+    """Markdown: a row for each shape, a column for each way."""
+    ways = list(rows[0]["ways"])
+    lines = [f"| input × {batch}, stride | {' | '.join(ways)} |", "|---" * (len(ways) + 1) + "|"]
+    for row in rows:
+        side, channels, stride = row["shape"]
+        cells = (f"{row['ways'][w]['wall_ms']:.1f} ({row['ways'][w]['cpu_ms']:.1f})" for w in ways)
+        lines.append(f"| {side}×{side}×{channels}, {stride} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: list[str]) -> None:
+    """The command line."""
+    del argv
+    batch = flags.FLAGS.batch
+    on_cpu = jax.default_backend() == "cpu"
+    rows = []
+    for shape in SHAPES:
+        ways = {
+            way.__name__: measure(way, shape, batch, 1 if on_cpu and way is plain else 3)
+            for way in (diagonal, taps, windows, plain)
+        }
+        rows.append({"shape": shape, "ways": ways})
+        print(table(rows[-1:], batch).splitlines()[-1], flush=True)
+    facts = {
+        "device": runs.device(),
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "versions": runs.versions(),
+        "batch": batch,
+        "load_average": os.getloadavg()[0],
+    }
+    name = RESULTS / f"grouped_conv_{jax.default_backend()}"
+    runs.write_json(name.with_suffix(".json"), facts | {"rows": rows})
+    text = (
+        "Forward and backward, float32, milliseconds on the clock (and of all cores together).\n\n"
+        f"{table(rows, batch)}\n{facts['device']}, {facts['machine']}, jax "
+        f"{facts['versions']['jax']}, load average {facts['load_average']:.1f}.\n"
+    )
+    name.with_suffix(".md").write_text(text)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_integer("batch", 4, "Images in the batch.")
+    run_main(main)
