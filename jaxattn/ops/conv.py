@@ -21,6 +21,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxattn.ops.grouped_conv import grouped_conv
+
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 #: From here on the kernel's gradient is faster as matrix products: terms in the sum over examples
@@ -46,9 +48,9 @@ def conv_general_dilated(
 ) -> Float[Array, "B h_out w_out D"]:
     """``lax.conv_general_dilated`` for NHWC images and HWIO kernels, faster on a CPU.
 
-    It is what ``flax.linen.Conv`` takes as its ``conv_general_dilated``. Dilated and grouped
-    convolutions are passed on to ``lax``. The others know reverse-mode derivatives only, of any
-    order.
+    It is what ``flax.linen.Conv`` takes as its ``conv_general_dilated``. Dilated convolutions are
+    passed on to ``lax``, those in groups to `grouped_conv`. The others know reverse-mode
+    derivatives only, of any order.
 
     Args:
         lhs: Images.
@@ -66,7 +68,7 @@ def conv_general_dilated(
         Images, of the type of ``lhs``.
     """
     dilated = any(each != 1 for each in (*(lhs_dilation or ()), *(rhs_dilation or ())))
-    if dilated or feature_group_count != 1 or lhs.ndim != 4 or options:
+    if dilated or lhs.ndim != 4 or options:
         return lax.conv_general_dilated(
             lhs,
             rhs,
@@ -83,6 +85,8 @@ def conv_general_dilated(
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], strides, padding)
     pads = tuple((int(before), int(after)) for before, after in padding)
+    if feature_group_count != 1:
+        return grouped_conv(lhs, rhs, strides, pads, feature_group_count, precision)
     return _conv(lhs, rhs, strides, pads, precision)
 
 
