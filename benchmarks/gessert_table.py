@@ -3,8 +3,8 @@
     python benchmarks/gessert_table.py --runs=runs/gessert2019_small
 
 takes the runs in that folder, one for each strategy and named after it, as
-``configs/gessert2019_small.py`` says, and writes ``benchmarks/results/gessert2019_small.json`` and a
-table, ``gessert2019_small.md``.
+``configs/gessert2019_small.py`` says, and writes ``gessert2019_small.json`` and a table,
+``gessert2019_small.md``, into ``benchmarks/results``.
 """
 
 import json
