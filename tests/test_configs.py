@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxattn import experiment
+from jaxattn import experiment, optimizers
 from jaxattn.config import arguments, base, differences, flatten
 from jaxattn.data import classes, isic
 from jaxattn.errors import InputError
@@ -155,6 +155,7 @@ def test_leaky_protocols_are_asked_for():
     for name, leak in (
         ("datta2021", "select_on_test"),
         ("datta2021_isic", "select_on_test"),
+        ("gessert2019", "gessert"),
         ("koefler2023", "koefler"),
     ):
         assert get_config(name)[0].split.leak == ""
@@ -187,6 +188,63 @@ def test_koefler2023_weighs_the_classes_as_published():
         np.repeat(np.arange(7), images), config.dataset.classes, exponent=1.0
     )
     np.testing.assert_allclose(weights, [0.57, 0.57, 0.58, 1.23, 1.93, 4.45, 5.5], atol=0.005)
+
+
+@pytest.mark.parametrize(
+    ("given", "strategy", "attention", "batch_size"),
+    [
+        ("downsampling", "downsampling", (), 45),
+        ("single,inception_v3", "single", (), 45),
+        ("multi,crops16", "multi", (), 45),
+        ("gru,se_resnext50", "ordered", (), 5),
+        ("initial,crops4", "ordered", ("initial",), 5),
+        ("dual", "ordered", ("initial", "end"), 5),
+    ],
+)
+def test_gessert2019_sees_what_each_row_says(given, strategy, attention, batch_size):
+    config, _ = get_config("gessert2019", given)
+    assert config.crops.strategy == strategy
+    built = build(config)
+    assert (built.model.attention, config.batch_size) == (attention, batch_size)
+    assert built.model.head == ("gru" if "gru" in given else "end_pool")
+    count = {"crops16": 16, "crops4": 4}.get(given.split(",")[-1], 9)
+    assert built.crops.count == count
+    shape = (count, 224, 224, 3) if strategy == "ordered" else (224, 224, 3)
+    assert built.crops.input_shape(450, 600) == shape
+
+
+@pytest.mark.parametrize(
+    ("given", "plan", "exponent", "reduction", "guided"),
+    [
+        ("", "none", 1.0, "weighted_mean", ()),
+        ("none", "none", 0.0, "mean", ()),
+        ("oversampling", "oversample", 0.0, "mean", ()),
+        ("balanced", "balanced_batches", 0.0, "mean", ()),
+        ("k1.25", "none", 1.25, "weighted_mean", ()),
+        ("diagnosis", "none", 1.0, "mean", ("bkl", "df", "nv", "vasc")),
+        ("diagnosis_nevi", "none", 1.0, "mean", ("nv",)),
+    ],
+)
+def test_gessert2019_balances_as_each_row_says(given, plan, exponent, reduction, guided):
+    config, _ = get_config("gessert2019", given)
+    loss = config.loss
+    assert (config.plan.strategy, loss.class_weight_exponent) == (plan, exponent)
+    assert (loss.reduction, loss.diagnosis_guided) == (reduction, guided)
+
+
+def test_gessert2019_trains_as_published():
+    config, _ = get_config("gessert2019", "initial,crops5,inception_v3")
+    rate = optimizers.schedule(config.optimizer, 50 * 1000, 1000)
+    halvings = {0: 0, 19_999: 0, 20_000: 1, 29_999: 1, 30_000: 2, 40_000: 3, 49_999: 3}
+    for step, times in halvings.items():
+        assert float(rate(step)) == pytest.approx(1.25e-5 * 5 / 3 / 2**times)
+    assert (config.epochs, config.batch_size, config.crops.dropout) == (50, 5, 0.1)
+    dense, _ = get_config("gessert2019", "initial,densenet121")
+    assert (dense.optimizer.learning_rate, dense.crops.dropout) == (1.25e-5, 0.2)
+    assert (config.augment.brightness, config.augment.saturation) == (32 / 255, 0.5)
+    assert (config.best, config.optimizer.weight_decay) == ("balanced_accuracy", 0)
+    spc, _ = get_config("gessert2019", "spc,initial")
+    assert (spc.split.strategy, spc.split.validation) == ("official", 0)
 
 
 @pytest.mark.parametrize(
