@@ -24,8 +24,8 @@ Without any: densenet121, multi (which tables V and VI are about), crops9, weigh
 
 The paper's folds are cut by image, so that images of a lesion are on both sides. Here lesions are
 kept together, unless ``leaky`` asks for the paper's way, which is then marked wherever results are
-shown; ``--config.split.file=gessert2019_ham_split.npz`` takes its very draw. derm7pt has no folds: its official parts, of
-which training has two, are one run of ``python -m jaxattn.train``.
+shown; ``--config.split.file=gessert2019_ham_split.npz`` takes its very draw. derm7pt has no folds:
+its official parts, of which training has two, are one run of ``python -m jaxattn.train``.
 
 What was published: batches of 5 images of 5 or 9 crops; Adam at 1.25e-5 · 5/3 and patch dropout .1
 for Inception-v3 with 5 crops, 1.25e-5 and .2 for DenseNet with 9; 50 epochs, the rate halved after
