@@ -26,6 +26,7 @@ def base() -> ConfigDict:
             data_dir="",  # prepared: that folder
             # Height and width that images are read in, pixels; or a pair: (height, width).
             image_size=FieldReference(64, field_type=object),
+            centre_crop=0.0,  # prepared: square cut out first, a share of the shorter side; 0: none
             classes=(),  # in the model's order: "nv", or "name=a+b" for a merge; () for all
             num_images=4000,  # synthetic: how many to generate
             seed=0,  # synthetic
