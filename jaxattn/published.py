@@ -124,3 +124,42 @@ entry says where it is from (``source``), its ``split`` and its ``protocol``: th
 lesions with a single photograph, and every model's epoch was chosen by its accuracy on these same
 test images, so that the numbers are optimistic. The ``resnet34_sa`` run was a warm restart.
 """
+
+YAN2019: dict[str, dict[str, dict[str, float]]] = {
+    "isic2016": {
+        "vgg16": {"average_precision": 0.602, "auc": 0.806},
+        "vgg16_gap": {"average_precision": 0.635, "auc": 0.815},
+        "mel": {"average_precision": 0.664, "auc": 0.844},
+        "attnmel": {"average_precision": 0.693, "auc": 0.852},
+    },
+    "isic2017": {
+        "vgg16": {"average_precision": 0.600, "auc": 0.824},
+        "vgg16_gap": {"average_precision": 0.627, "auc": 0.834, "cam": 0.2825},
+        "mel": {"average_precision": 0.653, "auc": 0.854},
+        "attnmel": {
+            "average_precision": 0.655,
+            "auc": 0.872,
+            "attention_pool3": 0.3105,
+            "attention_pool4": 0.3186,
+        },
+        "attnmel_dermo": {
+            "average_precision": 0.665,
+            "auc": 0.864,
+            "attention_pool3": 0.3621,
+            "attention_pool4": 0.4767,
+        },
+        "attnmel_lesion": {
+            "average_precision": 0.672,
+            "auc": 0.883,
+            "attention_pool3": 0.5533,
+            "attention_pool4": 0.6560,
+        },
+        "attnmel_bkg": {"average_precision": 0.647, "auc": 0.849},
+    },
+}
+"""Data set -> row of tables 1 to 3 of Yan et al. 2019 -> numbers of the official test part.
+
+Rows are called as configs/yan2019.py calls them. Beside average precision and AUC of melanoma
+stands, by its name, the Jaccard index of each map with the lesion masks. VGG-16 with ImageNet's
+weights; each epoch was chosen by the AUC on the validation part.
+"""
