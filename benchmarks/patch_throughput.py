@@ -1,0 +1,149 @@
+"""Patches per second in training: crops with attention, plain images, and the same in PyTorch.
+
+    python benchmarks/patch_throughput.py [--backbone=torch_densenet121] [--images=5] [--size=224]
+
+trains initial patch attention on nine crops of each image, the same backbone on as many plain
+images, and, where PyTorch and torchvision are installed, the published model on crops that are in
+memory already. One after the other, in turn, ``--rounds`` times; a result is the median of its
+rounds. Writes ``benchmarks/results/patch_throughput_PLATFORM.json``.
+"""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+from ml_collections import ConfigDict
+
+from jaxattn import experiment, runs
+from jaxattn.config import base
+from jaxattn.errors import run_main
+
+CROPS = 9
+RESULTS = Path(__file__).parent / "results"
+
+
+def config_of(given: Any, strategy: str) -> ConfigDict:
+    """A run on synthetic images of three by four crops' halves, as 450×600 is of 224×224."""
+    config = base()
+    config.dataset.image_size = (2 * given.size, 2 * given.size * 4 // 3)
+    config.dataset.num_images = 140
+    config.augment.update(rotation=0.0, shift=0.0, zoom=0.0, brightness=32 / 255, saturation=0.5)
+    config.normalisation = "unit"
+    config.dtype = given.dtype
+    config.loader.name = "resident"
+    config.model = ConfigDict({"name": "gessert2019", "backbone": given.backbone})
+    config.crops.update(size=given.size, count=CROPS)
+    if strategy == "attention":
+        config.model.attention = ("initial",)
+        config.crops.strategy = "ordered"
+        config.batch_size = given.images
+    else:
+        config.dataset.image_size = given.size
+        config.batch_size = given.images * CROPS
+    config.optimizer.update(weight_decay=0.0, warmup=0.0, schedule="constant")
+    return config
+
+
+def ours(config: ConfigDict, steps: int) -> Iterator[float]:
+    """Seconds of so many steps, again and again; what is compiled is not counted."""
+    built = experiment.build(config)
+    state, step = built.initial_state(), built.train_step()
+    batches = built.loader.training(built.plan, 0, 10**6)
+    data = built.loader.data
+    state, metrics = step(state, data, next(batches))
+    jax.block_until_ready(metrics)
+    while True:
+        start = time.perf_counter()
+        for _ in range(steps):
+            state, metrics = step(state, data, next(batches))
+        jax.block_until_ready(metrics)
+        yield time.perf_counter() - start
+
+
+def pytorch(given: Any, steps: int) -> Iterator[float]:
+    """Likewise of the published model: crops folded into the batch, weighed by a dense layer."""
+    import torch
+    import torchvision
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = torchvision.models.densenet121(num_classes=7).to(device)
+    dense = torch.nn.Linear(CROPS, CROPS).to(device)
+    optimizer = torch.optim.Adam([*network.parameters(), *dense.parameters()], lr=1e-5)
+    crops = torch.rand(given.images, CROPS, 3, given.size, given.size, device=device)
+    labels = torch.arange(given.images, device=device) % 7
+
+    def step() -> None:
+        optimizer.zero_grad()
+        kind = torch.bfloat16 if given.dtype == "bfloat16" else torch.float32
+        with torch.autocast(device, dtype=kind, enabled=given.dtype == "bfloat16"):
+            weights = torch.sigmoid(dense(crops.mean((2, 3, 4))))
+            weighed = (crops * weights[..., None, None, None]).flatten(0, 1)
+            features = network.features(weighed).mean((2, 3))
+            logits = network.classifier(features).unflatten(0, (given.images, CROPS)).mean(1)
+            loss = torch.nn.functional.cross_entropy(logits, labels)
+        loss.backward()
+        optimizer.step()
+
+    def wait() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    network.train()
+    step()
+    while True:
+        wait()
+        start = time.perf_counter()
+        for _ in range(steps):
+            step()
+        wait()
+        yield time.perf_counter() - start
+
+
+def main(argv: list[str]) -> None:
+    """The command line."""
+    del argv
+    given = flags.FLAGS
+    ways: dict[str, Callable[[], Iterator[float]]] = {
+        "attention": lambda: ours(config_of(given, "attention"), given.steps),
+        "plain": lambda: ours(config_of(given, "plain"), given.steps),
+    }
+    if given.pytorch:
+        ways["pytorch"] = lambda: pytorch(given, given.steps)
+    running = {name: start() for name, start in ways.items()}
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(given.rounds):
+        for name, seconds in running.items():
+            rates[name].append(given.steps * given.images * CROPS / next(seconds))
+    medians = {name: statistics.median(each) for name, each in rates.items()}
+    result = {
+        "patches_per_second": medians,
+        "rounds": rates,
+        "attention_over_plain": medians["attention"] / medians["plain"],
+        "backbone": given.backbone,
+        "batch": [given.images, CROPS, given.size],
+        "dtype": given.dtype,
+        "device": runs.device(),
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "load_average": os.getloadavg()[0],
+        "versions": runs.versions(),
+    }
+    runs.write_json(RESULTS / f"patch_throughput_{jax.default_backend()}.json", result)
+    shown = ", ".join(f"{name} {rate:.1f}" for name, rate in medians.items())
+    print(f"patches/s: {shown}; attention/plain {result['attention_over_plain']:.3f}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("backbone", "torch_densenet121", "The backbone.")
+    flags.DEFINE_string("dtype", "float32", "float32 or bfloat16.")
+    flags.DEFINE_integer("images", 5, "Images in a batch, of nine crops each.")
+    flags.DEFINE_integer("size", 224, "Height and width of a crop.")
+    flags.DEFINE_integer("steps", 10, "Steps in a round.")
+    flags.DEFINE_integer("rounds", 5, "Rounds.")
+    flags.DEFINE_bool("pytorch", False, "Whether to measure PyTorch's DenseNet-121 too.")
+    run_main(main)
