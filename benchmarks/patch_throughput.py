@@ -29,7 +29,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def config_of(given: Any, strategy: str) -> ConfigDict:
-    """A run on synthetic images of three by four crops' halves, as 450×600 is of 224×224."""
+    """A run on synthetic images of twice a crop's height, of the shape of the paper's."""
     config = base()
     config.dataset.image_size = (2 * given.size, 2 * given.size * 4 // 3)
     config.dataset.num_images = 140
