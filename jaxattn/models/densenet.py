@@ -68,7 +68,7 @@ def _bn(module: Any, train: bool) -> nn.Module:
 class DenseLayer(nn.Module):
     """Batch norm, ReLU, 1×1 bottleneck ``conv1``, 3×3 ``conv2``: new channels after the old."""
 
-    norm: Mapping[str, float]
+    norm: Mapping[str, Any]
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -94,7 +94,7 @@ class DenseLayer(nn.Module):
 class Transition(nn.Module):
     """Batch norm, ReLU, a 1×1 convolution to half the channels, 2×2 average pooling."""
 
-    norm: Mapping[str, float]
+    norm: Mapping[str, Any]
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -124,7 +124,7 @@ class DenseNet(Backbone):
     torch: bool = False
 
     @property
-    def norm(self) -> Mapping[str, float]:
+    def norm(self) -> Mapping[str, Any]:
         """Epsilon and momentum of batch norm."""
         return TORCH_NORM if self.torch else KERAS_NORM
 

@@ -104,6 +104,7 @@ def stem(**options: Any) -> dict[str, Stage]:
     """``conv1``, 7×7 and of these options of ``ConvBN``, and ``pool1``; each halves the size."""
 
     def pool(x: Array, train: bool, stop: tuple[str, ...]) -> Array:
+        # Keras pads with zeros, max_pool with -inf: after a ReLU the maxima are the same.
         return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
     padding = ((3, 3), (3, 3))
