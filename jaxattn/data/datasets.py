@@ -25,7 +25,7 @@ def _load(config: ConfigDict) -> Dataset:
     if config.name == "prepared":
         if not config.data_dir:
             raise InputError(
-                "dataset.data_dir: nothing given, the folder that tools/prepare_ham10000.py wrote "
+                "dataset.data_dir: nothing given, the folder that a tools/prepare_*.py wrote "
                 "wanted: --config.dataset.data_dir=DIR"
             )
         return prepared.load(config.data_dir, config.image_size)

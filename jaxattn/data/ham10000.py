@@ -13,12 +13,22 @@ The same 10,015 images are public as
 """
 
 import collections
-import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from jaxattn.data.inventory import Files, Findings, Inventory, Row, find_files
+from jaxattn.data.inventory import (
+    UNKNOWN,
+    Findings,
+    Inventory,
+    Row,
+    age,
+    entries,
+    files,
+    find_files,
+    join,
+    sex,
+    unique,
+)
 from jaxattn.data.tables import Line, read_table
 from jaxattn.errors import InputError
 
@@ -43,7 +53,6 @@ _TRUTH = "isic2018_task3_training_groundtruth"
 _GROUPS = "isic2018_task3_training_lesiongroupings"
 _IMAGE_FOLDERS = r"ham10000_images(_part_?[12])?|isic2018_task3_training_input"
 _MASK_FOLDER = "ham10000_segmentations_lesion_tschandl"
-_UNKNOWN = ("", "unknown")
 
 
 def read(source: Path) -> Inventory:
@@ -66,8 +75,8 @@ def read(source: Path) -> Inventory:
     if not source.is_dir():
         raise InputError(f"source {source} is no folder, wanted one that holds HAM10000")
     layout, rows, problems, notes = _read_tables(source)
-    images = find_files(_files(source, _IMAGE_FOLDERS), (".jpg", ".jpeg"))
-    masks = find_files(_files(source, _MASK_FOLDER), ("_segmentation.png",))
+    images = find_files(files(source, _IMAGE_FOLDERS), (".jpg", ".jpeg"))
+    masks = find_files(files(source, _MASK_FOLDER), ("_segmentation.png",))
     if not images.paths:
         zipped = sorted(path.name for path in source.glob("*.zip"))
         hint = f"; unpack {', '.join(zipped)} first" if zipped else ""
@@ -75,7 +84,7 @@ def read(source: Path) -> Inventory:
             f"{source} holds no images, wanted them in HAM10000_images_part_1 and "
             f"HAM10000_images_part_2, in ISIC2018_Task3_Training_Input or beside the table{hint}"
         )
-    joined = _join(rows, images, masks, problems, notes)
+    joined = join(rows, images, masks, problems, notes)
     return Inventory(
         name="ham10000",
         layout=layout,
@@ -89,7 +98,7 @@ def read(source: Path) -> Inventory:
 
 
 def _read_tables(source: Path) -> tuple[str, dict[str, Row], Findings, Findings]:
-    metadata = _entries(source, _METADATA, Path.is_file)
+    metadata = entries(source, _METADATA, Path.is_file)
     truth = _table(source, _TRUTH)
     if metadata and truth:
         raise InputError(
@@ -102,7 +111,7 @@ def _read_tables(source: Path) -> tuple[str, dict[str, Row], Findings, Findings]
             names = " and ".join(path.name for path in metadata)
             raise InputError(f"{source} holds {names} with different content, wanted one of them")
         columns = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization")
-        lines = _unique(read_table(metadata[0], columns), "image_id", problems, notes)
+        lines = unique(read_table(metadata[0], columns), "image_id", problems, notes)
         layout = "kaggle" if metadata[0].suffix else "dataverse"
         return layout, {name: _metadata_row(line) for name, line in lines.items()}, problems, notes
     if truth:
@@ -114,15 +123,14 @@ def _read_tables(source: Path) -> tuple[str, dict[str, Row], Findings, Findings]
 
 
 def _metadata_row(line: Line) -> Row:
-    age = line["age"].lower()
     return Row(
         image_id=line.text("image_id"),
         lesion_id=line.text("lesion_id"),
         dx=line.choice("dx", CLASS_NAMES),
-        dx_type="" if line["dx_type"] in _UNKNOWN else line.choice("dx_type", DX_TYPES),
-        age=math.nan if age in (*_UNKNOWN, "nan") else line.number("age", 0, 130),
-        sex="" if line["sex"] in _UNKNOWN else line.choice("sex", ("female", "male")),
-        localization="" if line["localization"] in _UNKNOWN else line["localization"],
+        dx_type="" if line["dx_type"] in UNKNOWN else line.choice("dx_type", DX_TYPES),
+        age=age(line, "age"),
+        sex=sex(line),
+        localization="" if line["localization"] in UNKNOWN else line["localization"],
     )
 
 
@@ -135,9 +143,9 @@ def _isic_rows(source: Path, truth: Path, problems: Findings, notes: Findings) -
             f"{truth.name}: it says which images show the same lesion"
         )
     onehot = tuple(name.upper() for name in CLASS_NAMES)
-    labels = _unique(read_table(truth, ("image", *onehot)), "image", problems, notes)
+    labels = unique(read_table(truth, ("image", *onehot)), "image", problems, notes)
     columns = ("image", "lesion_id", "diagnosis_confirm_type")
-    lesions = _unique(read_table(groups, columns), "image", problems, notes)
+    lesions = unique(read_table(groups, columns), "image", problems, notes)
     rows = {}
     for image_id, line in labels.items():
         dx = _onehot(line, onehot)
@@ -152,20 +160,14 @@ def _isic_rows(source: Path, truth: Path, problems: Findings, notes: Findings) -
             lesion_id=group.text("lesion_id"),
             dx=dx,
             dx_type=""
-            if confirmed in _UNKNOWN
+            if confirmed in UNKNOWN
             else CONFIRM_TYPES[group.choice("diagnosis_confirm_type", tuple(CONFIRM_TYPES))],
         )
     return rows
 
 
 def _onehot(line: Line, columns: Sequence[str]) -> str:
-    hot = []
-    for column in columns:
-        value = line.number(column, 0, 1)
-        if value not in (0, 1):
-            raise line.error(column, "0 or 1")
-        if value:
-            hot.append(column)
+    hot = line.hot(columns)
     if len(hot) != 1:
         raise InputError(
             f"{line.path}, row {line.row}, {', '.join(columns)}: given {len(hot)} classes "
@@ -174,62 +176,9 @@ def _onehot(line: Line, columns: Sequence[str]) -> str:
     return hot[0].lower()
 
 
-def _unique(
-    lines: Sequence[Line], key: str, problems: Findings, notes: Findings
-) -> dict[str, Line]:
-    """Rows by image_id; those that say two things of one image are a problem and left out."""
-    first: dict[str, Line] = {}
-    for line in lines:
-        other = first.setdefault(line.text(key), line)
-        if other is not line:
-            found = notes if other.fields == line.fields else problems
-            kind = "repeated_rows" if found is notes else "conflicting_rows"
-            found[kind][line[key]] = f"{line.path}, rows {other.row} and {line.row}"
-    return {name: line for name, line in first.items() if name not in problems["conflicting_rows"]}
-
-
-def _join(
-    rows: Mapping[str, Row], images: Files, masks: Files, problems: Findings, notes: Findings
-) -> list[Row]:
-    """Rows with the files they describe; what has no counterpart is written down."""
-    problems["conflicting_files"] = {**images.conflicts, **masks.conflicts}
-    notes["repeated_files"] = {**images.copies, **masks.copies}
-    # An image whose rows conflict has rows: it is one problem, not two.
-    known = rows.keys() | problems["conflicting_rows"].keys()
-    joined = []
-    for image_id, row in sorted(rows.items()):
-        if image_id not in images.paths:
-            problems["missing_image"][image_id] = "has a row and no image file"
-        elif image_id not in problems["conflicting_files"]:
-            mask = masks.paths.get(image_id)
-            if masks.paths and mask is None:
-                notes["without_mask"][image_id] = "has no mask file"
-            fields = {**vars(row), "image": images.paths[image_id], "mask": mask}
-            joined.append(Row(**fields))
-    for image_id in sorted(images.paths.keys() - known):
-        problems["unlabelled_image"][image_id] = f"{images.paths[image_id]} has no row"
-    for image_id in sorted(masks.paths.keys() - known):
-        notes["mask_without_row"][image_id] = f"{masks.paths[image_id]} has no row"
-    return joined
-
-
-def _entries(folder: Path, pattern: str, wanted: Callable[[Path], bool]) -> list[Path]:
-    return [
-        path
-        for path in sorted(folder.iterdir())
-        if re.fullmatch(pattern, path.name, re.IGNORECASE) and wanted(path)
-    ]
-
-
-def _files(source: Path, folders: str) -> list[Path]:
-    """Everything in the folders of that name, at any depth, and what lies at the top."""
-    below = [path for at in _entries(source, folders, Path.is_dir) for path in at.rglob("*")]
-    return [path for path in [*source.iterdir(), *below] if path.is_file()]
-
-
 def _table(source: Path, stem: str) -> Path | None:
     """A CSV file by its name, at the top, in the folder of its name or of the labels."""
-    folders = [source, *_entries(source, f"{stem}|{_TRUTH}", Path.is_dir)]
+    folders = [source, *entries(source, f"{stem}|{_TRUTH}", Path.is_dir)]
     return next(
-        (path for at in folders for path in _entries(at, stem + r"\.csv", Path.is_file)), None
+        (path for at in folders for path in entries(at, stem + r"\.csv", Path.is_file)), None
     )

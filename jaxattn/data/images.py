@@ -4,7 +4,7 @@ import io
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, Shaped, UInt8
 from PIL import Image
 
 from jaxattn.errors import InputError
@@ -71,6 +71,13 @@ def encode_mask(
         InputError: The mask cannot be decoded completely, is of another aspect ratio than its
             image, or is neither black nor white.
     """
+    binary = read_mask(path)
+    check_aspect(binary, path, image_path, image_size)
+    return encode_values(np.where(binary, np.uint8(255), np.uint8(0)), size)
+
+
+def read_mask(path: Path) -> Bool[np.ndarray, "H W"]:
+    """Reads a binary mask in any PNG flavour, as `encode_mask` does."""
     try:
         with Image.open(path, formats=("PNG",)) as file:
             # 16-bit files keep their range: converting them to 8 bits would clip, not scale.
@@ -78,21 +85,38 @@ def encode_mask(
             luminance = np.asarray(file if deep else file.convert("L"))
     except DECODE_ERRORS as error:
         raise InputError(f"{path}: cannot be decoded ({error}), wanted a whole PNG") from error
-    (height, width), (image_width, image_height) = luminance.shape, image_size
-    # Rounding either side to whole pixels moves the product by at most half the perimeter's half.
-    if abs(width * image_height - height * image_width) > (image_width + image_height) / 2:
-        raise InputError(
-            f"{path} is {width}x{height} and its image {image_path} is "
-            f"{image_width}x{image_height}, wanted the same aspect ratio"
-        )
     white = 65535 if deep else 255
     binary = luminance > white // 2
     if luminance.any() and not binary.any():
         raise InputError(
             f"{path}: the brightest pixel is {luminance.max()} of {white}, wanted black and white"
         )
-    mask = Image.fromarray(np.where(binary, np.uint8(255), np.uint8(0)))
-    return _png(mask.resize(size, Image.Resampling.NEAREST))
+    return binary
+
+
+def check_aspect(
+    mask: Shaped[np.ndarray, "H W"], path: Path, image_path: Path, image_size: tuple[int, int]
+) -> None:
+    """Raises InputError where a mask is of another aspect ratio than its image."""
+    (height, width), (image_width, image_height) = mask.shape, image_size
+    # Rounding either side to whole pixels moves the product by at most half the perimeter's half.
+    if abs(width * image_height - height * image_width) > (image_width + image_height) / 2:
+        raise InputError(
+            f"{path} is {width}x{height} and its image {image_path} is "
+            f"{image_width}x{image_height}, wanted the same aspect ratio"
+        )
+
+
+def encode_values(values: UInt8[np.ndarray, "H W"], size: tuple[int, int]) -> bytes:
+    """Writes small integers as a one-channel PNG of ``size = (width, height)``."""
+    return _png(Image.fromarray(resize_values(values, size)))
+
+
+def resize_values(
+    values: UInt8[np.ndarray, "H W"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "height width"]:
+    """Resizes small integers to ``size = (width, height)``, by nearest neighbour."""
+    return np.asarray(Image.fromarray(values).resize(size, Image.Resampling.NEAREST))
 
 
 def blank_mask() -> bytes:
@@ -110,9 +134,15 @@ def decode_image(data: bytes, size: tuple[int, int] | None) -> UInt8[np.ndarray,
 
 def decode_mask(data: bytes, size: tuple[int, int] | None) -> UInt8[np.ndarray, "H W"]:
     """Decodes a mask to {0, 1}, squashed to ``size = (height, width)`` by nearest neighbour."""
+    return (decode_values(data, size) > 127).astype(np.uint8)
+
+
+def decode_values(data: bytes, size: tuple[int, int] | None) -> UInt8[np.ndarray, "H W"]:
+    """Decodes what `encode_values` wrote, squashed like a mask."""
     with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-        mask = image if size is None else image.resize(size[::-1], Image.Resampling.NEAREST)
-        return (np.asarray(mask) > 127).astype(np.uint8)
+        return np.asarray(
+            image if size is None else image.resize(size[::-1], Image.Resampling.NEAREST)
+        )
 
 
 def _resized(

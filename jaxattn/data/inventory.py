@@ -4,8 +4,30 @@ import collections
 import dataclasses
 import filecmp
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxattn.data.tables import Line
+
+#: The columns that every index has, and those that some have besides.
+INDEX_COLUMNS = (
+    "image_id",
+    "lesion_id",
+    "dx",
+    "dx_type",
+    "age",
+    "sex",
+    "localization",
+    "has_mask",
+)
+FURTHER_COLUMNS: Mapping[str, Any] = {"part": np.str_, "has_attributes": np.bool_}
+
+#: What tables say where nothing is known.
+UNKNOWN = ("", "unknown")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +41,21 @@ class Row:
     age: float = math.nan  # years; NaN unknown
     sex: str = ""  # '' unknown
     localization: str = ""  # '' unknown
+    part: str = ""  # of the official split: train, validation, test; '' none
     image: Path = Path()
     mask: Path | None = None
+    # Masks of dermoscopic features by name, or superpixels and features, see `attributes`.
+    attributes: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether there is a mask of the lesion."""
+        return self.mask is not None
+
+    @property
+    def has_attributes(self) -> bool:
+        """Whether dermoscopic features were marked, be there any or not."""
+        return bool(self.attributes)
 
 
 #: What was found, by kind: name of each (an image_id or a file) to what is to be said of it.
@@ -50,6 +85,12 @@ class Inventory:
     rows: Sequence[Row]
     problems: Findings
     notes: Findings
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of its index: of the further ones, those of which something is known."""
+        known = (name for name in FURTHER_COLUMNS if any(getattr(row, name) for row in self.rows))
+        return (*INDEX_COLUMNS, *known)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,3 +136,65 @@ def find_files(paths: Iterable[Path], endings: Sequence[str]) -> Files:
             else:
                 conflicts[name] = f"{first} and {other} differ"
     return Files(first_of, copies, conflicts)
+
+
+def entries(folder: Path, pattern: str, wanted: Callable[[Path], bool]) -> list[Path]:
+    """What lies in a folder under a name, a regular expression in any case, sorted."""
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if re.fullmatch(pattern, path.name, re.IGNORECASE) and wanted(path)
+    ]
+
+
+def files(source: Path, folders: str) -> list[Path]:
+    """Everything in the folders of that name, at any depth, and what lies at the top."""
+    below = [path for at in entries(source, folders, Path.is_dir) for path in at.rglob("*")]
+    return [path for path in [*source.iterdir(), *below] if path.is_file()]
+
+
+def unique(lines: Sequence[Line], key: str, problems: Findings, notes: Findings) -> dict[str, Line]:
+    """Rows by image_id; those that say two things of one image are a problem and left out."""
+    first: dict[str, Line] = {}
+    for line in lines:
+        other = first.setdefault(line.text(key), line)
+        if other is not line:
+            found = notes if other.fields == line.fields else problems
+            kind = "repeated_rows" if found is notes else "conflicting_rows"
+            found[kind][line[key]] = f"{line.path}, rows {other.row} and {line.row}"
+    return {name: line for name, line in first.items() if name not in problems["conflicting_rows"]}
+
+
+def join(
+    rows: Mapping[str, Row], images: Files, masks: Files, problems: Findings, notes: Findings
+) -> list[Row]:
+    """Rows with the files they describe; what has no counterpart is written down."""
+    problems["conflicting_files"] = {**images.conflicts, **masks.conflicts}
+    notes["repeated_files"] = {**images.copies, **masks.copies}
+    # An image whose rows conflict has rows: it is one problem, not two.
+    known = rows.keys() | problems["conflicting_rows"].keys()
+    joined = []
+    for image_id, row in sorted(rows.items()):
+        if image_id not in images.paths:
+            problems["missing_image"][image_id] = "has a row and no image file"
+        elif image_id not in problems["conflicting_files"]:
+            mask = masks.paths.get(image_id)
+            if masks.paths and mask is None:
+                notes["without_mask"][image_id] = "has no mask file"
+            joined.append(dataclasses.replace(row, image=images.paths[image_id], mask=mask))
+    for image_id in sorted(images.paths.keys() - known):
+        problems["unlabelled_image"][image_id] = f"{images.paths[image_id]} has no row"
+    for image_id in sorted(masks.paths.keys() - known):
+        notes["mask_without_row"][image_id] = f"{masks.paths[image_id]} has no row"
+    return joined
+
+
+def age(line: Line, field: str) -> float:
+    """Years of age in a field, NaN where unknown."""
+    unknown = line[field].lower() in (*UNKNOWN, "nan")
+    return math.nan if unknown else line.number(field, 0, 130)
+
+
+def sex(line: Line) -> str:
+    """The field ``sex``: female, male, or '' where unknown."""
+    return "" if line["sex"] in UNKNOWN else line.choice("sex", ("female", "male"))

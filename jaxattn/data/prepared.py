@@ -10,22 +10,13 @@ import tensorflow_datasets as tfds
 
 from jaxattn.data import images
 from jaxattn.data.dataset import COLUMNS, MASKS, Dataset, Example, height_width
+from jaxattn.data.inventory import FURTHER_COLUMNS, INDEX_COLUMNS
 from jaxattn.data.tables import Line, read_table
 from jaxattn.errors import InputError
 
 INDEX = "index.csv"
 INFO = "dataset_info.json"
 SPLIT = "train"
-INDEX_COLUMNS = (
-    "image_id",
-    "lesion_id",
-    "dx",
-    "dx_type",
-    "age",
-    "sex",
-    "localization",
-    "has_mask",
-)
 
 
 def load(
@@ -40,8 +31,8 @@ def load(
             (nearest) to, one number for a square; None for the stored size of each.
 
     Returns:
-        The data set. Its records hold ``image`` uint8 ``(H, W, 3)``, and ``mask`` uint8 ``(H, W)``
-        in {0, 1} where there is one.
+        The data set. Its records are as in `Example`. Where the source has them, the table has
+        the columns ``part`` (train, validation, test) and ``has_attributes``.
 
     Raises:
         InputError: The folder is no prepared data set, or its index and records disagree; also
@@ -103,6 +94,8 @@ class Records(Sequence[Example]):
             example: Example = {"image": images.decode_image(record["image"], self._size)}
             if record["has_mask"] and "mask" in self._masks:
                 example["mask"] = images.decode_mask(record["mask"], self._size)
+            if record.get("has_attributes") and "attributes" in self._masks:
+                example["attributes"] = images.decode_values(record["attributes"], self._size)
         except (*images.DECODE_ERRORS, RuntimeError) as error:
             raise InputError(
                 f"{self._folder}: record {index}, image {self._image_ids[index]}, cannot be "
@@ -118,9 +111,11 @@ class Records(Sequence[Example]):
 
 
 def open_records(folder: Path) -> Sequence[Any]:
-    """Returns the records of a prepared folder: dicts with image and mask still encoded."""
-    skip = tfds.decode.SkipDecoding()
-    return _builder(folder).as_data_source(split=SPLIT, decoders={"image": skip, "mask": skip})
+    """Returns the records of a prepared folder: dicts with image and masks still encoded."""
+    builder = _builder(folder)
+    encoded = [name for name in ("image", "mask", "attributes") if name in builder.info.features]
+    decoders = {name: tfds.decode.SkipDecoding() for name in encoded}
+    return builder.as_data_source(split=SPLIT, decoders=decoders)
 
 
 def is_prepared(folder: Path) -> bool:
@@ -141,9 +136,13 @@ def _table(lines: Sequence[Line], class_names: tuple[str, ...]) -> dict[str, np.
     columns: dict[str, list] = {
         "label": [class_names.index(line.choice("dx", class_names)) for line in lines],
         "age": [line.number("age", 0, 130) if line["age"] else np.nan for line in lines],
-        "has_mask": [line.choice("has_mask", ("0", "1")) == "1" for line in lines],
     }
+    further = {name: type_ for name, type_ in FURTHER_COLUMNS.items() if name in lines[0].fields}
+    types = {**COLUMNS, **further}
+    for name in types:
+        if name.startswith("has_"):
+            columns[name] = [line.choice(name, ("0", "1")) == "1" for line in lines]
     return {
         name: np.array(columns.get(name) or [line[name] for line in lines], dtype=dtype)
-        for name, dtype in COLUMNS.items()
+        for name, dtype in types.items()
     }

@@ -18,7 +18,7 @@ from jaxattn.errors import InputError, suggestion
 
 Split = dict[str, Int[np.ndarray, " rows"]]
 PARTS = ("train", "validation", "test")
-STRATEGIES = ("lesion", "datta", "folds", "file")
+STRATEGIES = ("lesion", "datta", "official", "folds", "file")
 
 
 def make(
@@ -38,10 +38,12 @@ def make(
     Args:
         dataset: The data set.
         strategy: ``lesion``: lesions are drawn by class; ``datta``: as Datta et al. 2021, the test
-            part is drawn by class from the lesions that have exactly one image; ``folds``: as
-            Gessert et al. 2019, the lesions are cut by class into ``folds`` + 1 parts of one size,
-            of which the first is the test part of every fold and another one each fold's validation
-            part; ``file``: a CSV with the columns image_id and split says it.
+            part is drawn by class from the lesions that have exactly one image; ``official``: the
+            parts of the data set's challenge, the validation part drawn by class from the training
+            part where there is none; ``folds``: as Gessert et al. 2019, the lesions are cut by
+            class into ``folds`` + 1 parts of one size, of which the first is the test part of every
+            fold and another one each fold's validation part; ``file``: a CSV with the columns
+            image_id and split says it.
         seed: Seed of the draw.
         test: The test part, a fraction of the lesions (``lesion``) or of the lesions with one
             image (``datta``), in (0, 1).
@@ -84,11 +86,32 @@ def make(
         for field, value, low in (("test", test, 1e-9), ("validation", validation, 0.0)):
             if not low <= value < 1:
                 raise InputError(f"split.{field}: {value} given, a fraction in [0, 1) wanted")
-        split = _draw(dataset, strategy, seed, test, 0.0 if leak else validation)
+        validation = 0.0 if leak else validation
+        if strategy == "official":
+            split = _official(dataset, seed, validation)
+        else:
+            split = _draw(dataset, strategy, seed, test, validation)
     if leak:
         del split["validation"]
     check(split, dataset)
     return split | {"validation": split["test"]} if leak else split
+
+
+def _official(dataset: Dataset, seed: int, validation: float) -> Split:
+    if "part" not in dataset.table:
+        raise InputError(
+            f"split.strategy: 'official' given, {dataset.name} has no official parts, "
+            f"{', '.join(STRATEGIES[:2])} or file wanted"
+        )
+    part = dataset.table["part"]
+    split = {name: np.flatnonzero(part == name) for name in PARTS}
+    if validation and not len(split["validation"]):
+        # By the order of their ids, so that the draw is independent of the order of the records.
+        rows = split["train"][np.argsort(dataset.table["image_id"][split["train"]])]
+        chosen = _stratified(rows, dataset.labels, validation, seed, "validation", dataset)
+        split["validation"] = np.sort(chosen)
+        split["train"] = np.setdiff1d(split["train"], chosen)
+    return split
 
 
 def _draw(dataset: Dataset, strategy: str, seed: int, test: float, validation: float) -> Split:

@@ -69,16 +69,29 @@ class Line:
             raise self.error(field, f"a number from {low} to {high}")
         return value
 
+    def hot(self, fields: Sequence[str]) -> list[str]:
+        """Returns those of the fields that are 1.
 
-def read_table(path: Path, columns: Sequence[str]) -> list[Line]:
-    """Reads a comma-separated file with a header.
+        Raises:
+            InputError: One is neither 0 nor 1.
+        """
+        values = {field: self.number(field, 0, 1) for field in fields}
+        for field, value in values.items():
+            if value not in (0, 1):
+                raise self.error(field, "0 or 1")
+        return [field for field, value in values.items() if value]
+
+
+def read_table(path: Path, columns: Sequence[str], *, has_header: bool = True) -> list[Line]:
+    """Reads a comma-separated file.
 
     A byte order mark, columns beyond those asked for, blank lines and blanks around a field are
     accepted; blanks inside a column's name read as underscores.
 
     Args:
         path: The file, UTF-8.
-        columns: Columns that it must have.
+        columns: Columns that it must have; all of them, in order, where it does not name them.
+        has_header: Whether the first row names the columns.
 
     Returns:
         Its rows, at least one.
@@ -88,7 +101,7 @@ def read_table(path: Path, columns: Sequence[str]) -> list[Line]:
             with too few or too many fields.
     """
     reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
-    header: list[str] = []
+    header: list[str] = [] if has_header else list(columns)
     lines = []
     try:
         for values in reader:

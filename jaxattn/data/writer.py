@@ -16,22 +16,16 @@ import os
 import shutil
 import uuid
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxattn.data import images
+from jaxattn.data import attributes, images
 from jaxattn.data.inventory import Findings, Inventory, Row
-from jaxattn.data.prepared import (
-    INDEX,
-    INDEX_COLUMNS,
-    SPLIT,
-    is_prepared,
-    open_records,
-)
+from jaxattn.data.prepared import INDEX, SPLIT, is_prepared, open_records
 from jaxattn.errors import InputError
 
 REPORT = "report.json"
@@ -42,19 +36,28 @@ _RECORDS_PER_SHARD = 1024
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
 
 
-def features(class_names: tuple[str, ...]) -> tfds.features.FeaturesDict:
+def features(inventory: Inventory) -> tfds.features.FeaturesDict:
     """Returns what a record holds.
 
     ``image`` is a JPEG; ``mask`` a PNG of 0 and 255 of the image's size, or one black pixel where
-    ``has_mask`` is False (any TFDS user can then decode every record); ``age`` is in years, NaN
-    where unknown; an unknown text is empty.
+    ``has_mask`` is False (any TFDS user can then decode every record); ``attributes``, where the
+    data set has them, likewise a PNG with a bit for each dermoscopic feature; ``part``, where there
+    is an official split, the image's part; ``age`` is in years, NaN where unknown; an unknown text
+    is empty.
     """
+    further: dict[str, Any] = {}
+    if "part" in inventory.columns:
+        further["part"] = tfds.features.Text()
+    if "has_attributes" in inventory.columns:
+        further["attributes"] = tfds.features.Image(shape=(None, None, 1), encoding_format="png")
+        further["has_attributes"] = tfds.features.Scalar(np.bool_)
     return tfds.features.FeaturesDict(
-        {
+        further
+        | {
             "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
             "mask": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
             "has_mask": tfds.features.Scalar(np.bool_),
-            "label": tfds.features.ClassLabel(names=list(class_names)),
+            "label": tfds.features.ClassLabel(names=list(inventory.class_names)),
             "image_id": tfds.features.Text(),
             "lesion_id": tfds.features.Text(),
             "dx_type": tfds.features.Text(),
@@ -200,7 +203,7 @@ def _write(
     )
     info = tfds.core.DatasetInfo(
         builder=identity,
-        features=features(inventory.class_names),
+        features=features(inventory),
         citation=inventory.citation,
         supervised_keys=("image", "label"),
         disable_shuffling=True,
@@ -210,7 +213,7 @@ def _write(
 
     def usable() -> Iterator[dict[str, Any]]:
         total = len(inventory.rows)
-        for row, record, kind, error in track(_encoded(inventory.rows, size), "writing", total):
+        for row, record, kind, error in track(_encoded(inventory, size), "writing", total):
             if error:
                 problems[kind][row.image_id] = error
             else:
@@ -225,14 +228,15 @@ def _write(
     return checksums, dict(problems)
 
 
-def _encoded(rows: Iterable[Row], size: int | None) -> Iterator[tuple[Row, dict, str, str]]:
+def _encoded(inventory: Inventory, size: int | None) -> Iterator[tuple[Row, dict, str, str]]:
     """Encodes rows in threads, in order, with a bounded number of images in memory."""
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     waiting: collections.deque[concurrent.futures.Future] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         try:
-            for row in rows:
-                waiting.append(pool.submit(_encode, row, size))
+            columns = inventory.columns
+            for row in inventory.rows:
+                waiting.append(pool.submit(_encode, row, columns, size))
                 if len(waiting) >= 4 * (workers or 1):
                     yield waiting.popleft().result()
             while waiting:
@@ -241,29 +245,36 @@ def _encoded(rows: Iterable[Row], size: int | None) -> Iterator[tuple[Row, dict,
             pool.shutdown(cancel_futures=True)
 
 
-def _encode(row: Row, size: int | None) -> tuple[Row, dict[str, Any], str, str]:
+def _encode(
+    row: Row, columns: Collection[str], size: int | None
+) -> tuple[Row, dict[str, Any], str, str]:
     """Returns the row and its record, or instead of that a kind of problem and what it is."""
     kind = "unreadable_image"
-    mask = images.blank_mask()
+    mask = marked = images.blank_mask()
     try:
         image, given, stored = images.encode_image(row.image, size)
         if row.mask:
             kind = "unusable_mask"
             mask = images.encode_mask(row.mask, row.image, given, stored)
+        if row.attributes:
+            kind = "unusable_attributes"
+            marked = attributes.encode(row.attributes, row.image, given, stored)
     except InputError as error:
         return row, {}, kind, str(error)
     record = {
         "image": image,
         "mask": mask,
-        "has_mask": row.mask is not None,
         "label": row.dx,
-        **{name: getattr(row, name) for name in INDEX_COLUMNS if name not in ("dx", "has_mask")},
+        **{name: getattr(row, name) for name in columns if name != "dx"},
     }
+    if "has_attributes" in columns:
+        record["attributes"] = marked
     return row, record, "", ""
 
 
 def _checksum(record: Mapping[str, Any]) -> int:
-    return zlib.crc32(record["mask"], zlib.crc32(record["image"]))
+    of_image = zlib.crc32(record["mask"], zlib.crc32(record["image"]))
+    return zlib.crc32(record.get("attributes", b""), of_image)
 
 
 def _verify(
@@ -274,32 +285,43 @@ def _verify(
     if len(records) != len(written):
         raise RuntimeError(f"{folder}: wrote {len(written)} records, read {len(records)}")
     lesions = set()
-    classes = dict.fromkeys(inventory.class_names, 0)
-    masks = 0
+    columns = inventory.columns
+    counts = {name: collections.Counter[str]() for name in ("dx", "part")}
+    masks = marked = 0
     with (folder / INDEX).open("w", encoding="utf-8", newline="") as file:
         index = csv.writer(file, lineterminator="\n")
-        index.writerow(INDEX_COLUMNS)
+        index.writerow(columns)
         for i, image_id in enumerate(track(written, "verifying", len(written))):
             record = records[i]
             if record["image_id"] != image_id.encode() or _checksum(record) != written[image_id]:
                 raise RuntimeError(f"{folder}: record {i} is not the {image_id} that was written")
-            entry = _index_entry(record, inventory.class_names)
+            entry = _index_entry(record, columns, inventory.class_names)
             index.writerow(entry.values())
-            classes[entry["dx"]] += 1
+            for name, counter in counts.items():
+                counter[entry.get(name, "")] += 1
             lesions.add(entry["lesion_id"])
             masks += entry["has_mask"]
-    return {"images": len(written), "masks": masks, "lesions": len(lesions), "classes": classes}
+            marked += entry.get("has_attributes", 0)
+    classes = {name: counts["dx"][name] for name in inventory.class_names}
+    report = {"images": len(written), "masks": masks, "lesions": len(lesions), "classes": classes}
+    if "has_attributes" in columns:
+        report["attributes"] = marked
+    if "part" in columns:
+        report["parts"] = dict(counts["part"])
+    return report
 
 
-def _index_entry(record: Mapping[str, Any], class_names: tuple[str, ...]) -> dict[str, Any]:
+def _index_entry(
+    record: Mapping[str, Any], columns: Collection[str], class_names: tuple[str, ...]
+) -> dict[str, Any]:
     entry: dict[str, Any] = {}
-    for name in INDEX_COLUMNS:
+    for name in columns:
         if name == "dx":
             entry[name] = class_names[record["label"]]
         elif name == "age":
             entry[name] = "" if math.isnan(record["age"]) else float(record["age"])
-        elif name == "has_mask":
-            entry[name] = int(record["has_mask"])
+        elif name.startswith("has_"):
+            entry[name] = int(record[name])
         else:
             entry[name] = record[name].decode()
     return entry
