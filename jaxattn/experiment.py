@@ -182,7 +182,7 @@ def build(config: ConfigDict) -> Experiment:
     balance = config.plan.to_dict()
     balance["factors"] = plans.by_class(balance["factors"], dataset.class_names)
     plan = Plan(split["train"], labels, config.batch_size, config.seed, **balance)
-    options = dict(config.model)
+    options = config.model.to_dict()
     weights = losses.class_weights(
         labels,
         dataset.class_names,
