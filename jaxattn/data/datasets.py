@@ -28,5 +28,5 @@ def _load(config: ConfigDict) -> Dataset:
                 "dataset.data_dir: nothing given, the folder that a tools/prepare_*.py wrote "
                 "wanted: --config.dataset.data_dir=DIR"
             )
-        return prepared.load(config.data_dir, config.image_size)
+        return prepared.load(config.data_dir, config.image_size, config.centre_crop)
     raise InputError(f"dataset.name: {config.name!r} given{suggestion(config.name, NAMES)}")

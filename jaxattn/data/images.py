@@ -1,7 +1,9 @@
 """Image and mask files: checked, normalised and encoded on the way in, decoded on the way out."""
 
 import io
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Shaped, UInt8
@@ -124,35 +126,68 @@ def blank_mask() -> bytes:
     return _png(Image.new("L", (1, 1)))
 
 
-def decode_image(data: bytes, size: tuple[int, int] | None) -> UInt8[np.ndarray, "H W 3"]:
-    """Decodes a JPEG to RGB, squashed to ``size = (height, width)`` by antialiased bilinear."""
+def decode_image(
+    data: bytes, size: tuple[int, int] | None, centre: float = 0.0
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Decodes a JPEG to RGB.
+
+    Args:
+        data: The file.
+        size: Height and width to squash the image to, by antialiased bilinear; None for its own.
+        centre: With a size: only the square in the middle is taken whose sides are so much of the
+            image's shorter side; 0 for the whole image.
+    """
     with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
         if size is None:
             return np.asarray(image.convert("RGB"))
-        return np.asarray(_resized(image, size[::-1], Image.Resampling.BILINEAR, spare=1))
+        return np.asarray(_resized(image, size[::-1], Image.Resampling.BILINEAR, 1, centre))
 
 
-def decode_mask(data: bytes, size: tuple[int, int] | None) -> UInt8[np.ndarray, "H W"]:
-    """Decodes a mask to {0, 1}, squashed to ``size = (height, width)`` by nearest neighbour."""
-    return (decode_values(data, size) > 127).astype(np.uint8)
+def decode_mask(
+    data: bytes, size: tuple[int, int] | None, centre: float = 0.0
+) -> UInt8[np.ndarray, "H W"]:
+    """Decodes a mask to {0, 1}; as `decode_image`, but by nearest neighbour."""
+    return (decode_values(data, size, centre) > 127).astype(np.uint8)
 
 
-def decode_values(data: bytes, size: tuple[int, int] | None) -> UInt8[np.ndarray, "H W"]:
-    """Decodes what `encode_values` wrote, squashed like a mask."""
+def decode_values(
+    data: bytes, size: tuple[int, int] | None, centre: float = 0.0
+) -> UInt8[np.ndarray, "H W"]:
+    """Decodes what `encode_values` wrote; as `decode_mask`."""
     with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-        return np.asarray(
-            image if size is None else image.resize(size[::-1], Image.Resampling.NEAREST)
-        )
+        if size is None:
+            return np.asarray(image)
+        box = _middle((0, 0, *image.size), centre)
+        return np.asarray(image.resize(size[::-1], Image.Resampling.NEAREST, box))
 
 
 def _resized(
-    image: Image.Image, size: tuple[int, int], resample: Image.Resampling, spare: int
+    image: Image.Image,
+    size: tuple[int, int],
+    resample: Image.Resampling,
+    spare: int,
+    centre: float = 0.0,
 ) -> Image.Image:
     """Decodes at 1/2, 1/4 or 1/8, down to ``spare`` times the wanted size, and filters the rest."""
-    drafted = image.draft("RGB", (spare * size[0], spare * size[1]))
+    left, top, right, bottom = _middle((0, 0, *image.size), centre)
+    # What is cut off makes the image that has to be decoded larger than the one wanted.
+    width = math.ceil(spare * size[0] * image.width / (right - left))
+    height = math.ceil(spare * size[1] * image.height / (bottom - top))
+    drafted = image.draft("RGB", (width, height))
     # Decoding at 1/4 rounds 450 rows up to 113: only the first 112.5 of them are the image.
-    box = drafted[1] if drafted else None
+    box = _middle(drafted[1] if drafted else (0, 0, *image.size), centre)
     return image.convert("RGB").resize(size, resample, box)
+
+
+def _middle(box: tuple[Any, ...], centre: float) -> tuple[Any, Any, Any, Any]:
+    """The square in the middle of a box, ``centre`` times its shorter side; 0 for all of it."""
+    left, top, right, bottom = box
+    if centre:
+        width, height = right - left, bottom - top
+        side = centre * min(width, height)
+        left, top = left + (width - side) / 2, top + (height - side) / 2
+        right, bottom = left + side, top + side
+    return left, top, right, bottom
 
 
 def _png(image: Image.Image) -> bytes:

@@ -22,6 +22,7 @@ SPLIT = "train"
 def load(
     data_dir: Path | str,
     image_size: int | tuple[int, int] | None = None,
+    centre: float = 0.0,
 ) -> Dataset:
     """Opens a prepared data set; its metadata are read, its images are not touched.
 
@@ -29,6 +30,8 @@ def load(
         data_dir: Folder that a ``tools/prepare_*.py`` wrote.
         image_size: Height and width in pixels to squash images (antialiased bilinear) and masks
             (nearest) to, one number for a square; None for the stored size of each.
+        centre: With a size: the square to cut out of the middle before, a share of the shorter side
+            in (0, 1]; 0 for none.
 
     Returns:
         The data set. Its records are as in `Example`. Where the source has them, the table has
@@ -38,6 +41,8 @@ def load(
         InputError: The folder is no prepared data set, or its index and records disagree; also
             from a record that cannot be read or decoded.
     """
+    if not 0 <= centre <= 1:
+        raise InputError(f"dataset.centre_crop: {centre} given, 0 to 1 wanted")
     folder = Path(data_dir)
     builder = _builder(folder)
     class_names = tuple(builder.info.features["label"].names)
@@ -49,7 +54,7 @@ def load(
         )
     table = _table(lines, class_names)
     size = None if image_size is None else height_width(image_size)
-    records = Records(folder, table["image_id"], size)
+    records = Records(folder, table["image_id"], size, centre)
     return Dataset(builder.info.name, class_names, table, records)
 
 
@@ -59,10 +64,12 @@ class Records(Sequence[Example]):
     Instances pickle as a path: each process opens the files for itself, on first use.
     """
 
-    def __init__(self, folder: Path, image_ids: np.ndarray, size: tuple[int, int] | None):
+    def __init__(
+        self, folder: Path, image_ids: np.ndarray, size: tuple[int, int] | None, centre: float = 0.0
+    ):
         self._folder = folder
         self._image_ids = image_ids
-        self._size = size
+        self._size, self._centre = size, centre
         self._masks: Collection[str] = tuple(MASKS.values())
         self._source: tuple[int, Any] | None = None  # process that opened it, and the reader
 
@@ -74,7 +81,7 @@ class Records(Sequence[Example]):
 
     def decoding(self, fields: Collection[str]) -> "Records":
         """The same records, decoding no masks but these; see `Dataset.decoding`."""
-        records = Records(self._folder, self._image_ids, self._size)
+        records = Records(self._folder, self._image_ids, self._size, self._centre)
         records._masks = fields
         return records
 
@@ -91,11 +98,12 @@ class Records(Sequence[Example]):
             # ArrayRecord reads an empty record, without a word, where a file is cut short.
             if record["image_id"] != self._image_ids[index].encode():
                 raise ValueError(f"the record is that of {record['image_id']}")
-            example: Example = {"image": images.decode_image(record["image"], self._size)}
+            place = self._size, self._centre
+            example: Example = {"image": images.decode_image(record["image"], *place)}
             if record["has_mask"] and "mask" in self._masks:
-                example["mask"] = images.decode_mask(record["mask"], self._size)
+                example["mask"] = images.decode_mask(record["mask"], *place)
             if record.get("has_attributes") and "attributes" in self._masks:
-                example["attributes"] = images.decode_values(record["attributes"], self._size)
+                example["attributes"] = images.decode_values(record["attributes"], *place)
         except (*images.DECODE_ERRORS, RuntimeError) as error:
             raise InputError(
                 f"{self._folder}: record {index}, image {self._image_ids[index]}, cannot be "

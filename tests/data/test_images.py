@@ -146,3 +146,21 @@ def test_decoded_masks_stay_binary(tmp_path, fake):
     assert (mask.shape, mask.dtype) == ((20, 50), np.uint8)
     assert set(np.unique(mask)) == {0, 1}
     assert mask.mean() == pytest.approx(disc.mean(), abs=0.02)
+
+
+@pytest.mark.parametrize("size", [(256, 256), (60, 90)])
+def test_the_middle_is_cut_out_of_image_and_mask_alike(size):
+    """Yan et al. 2019: a square of 0.8 of the shorter side, also where JPEG shrinks beforehand."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (30, 40, 3), np.uint8))
+    smooth = coarse.resize((600, 450), Image.Resampling.BICUBIC)
+    jpeg, png = io.BytesIO(), io.BytesIO()
+    smooth.save(jpeg, "JPEG", quality=98)
+    mask = smooth.convert("L").point(lambda value: 255 * (value > 128))
+    mask.save(png, "PNG")
+    box = (120, 45, 480, 405)  # 360 by 360 of 600 by 450
+    ours = images.decode_image(jpeg.getvalue(), size, 0.8)
+    wanted = np.asarray(smooth.crop(box).resize(size[::-1], Image.Resampling.BILINEAR))
+    assert np.abs(ours.astype(int) - wanted).mean() < 2
+    wanted = np.asarray(mask.crop(box).resize(size[::-1], Image.Resampling.NEAREST)) > 127
+    np.testing.assert_array_equal(images.decode_mask(png.getvalue(), size, 0.8), wanted)
