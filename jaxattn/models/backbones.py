@@ -49,7 +49,7 @@ def _torch() -> dict[str, Published]:
     """Those of torchvision, and SE-ResNeXt of timm and, with ``_cadene``, of pretrainedmodels."""
     densenet121 = functools.partial(DenseNet, torch=True)
     cadene = functools.partial(resnet_torch.se_resnext50, ceil_pool=True)
-    found = {
+    found: dict[str, Callable[..., Backbone]] = {
         "densenet121": densenet121,
         "resnet34": resnet_torch.resnet34,
         "resnet50": resnet_torch.resnet50,

@@ -89,15 +89,17 @@ class Block(nn.Module):
         conv = functools.partial(ConvBN, dtype=self.dtype, **_OPTIONS)
         around = ((1, 1), (1, 1))  # zeros on both sides, also where the stride is 2
         middle = functools.partial(conv, kernel=(3, 3), stride=self.stride, padding=around)
-        last = functools.partial(conv, self.features, activate=False)
+        last = functools.partial(conv, features=self.features, activate=False)
+        branch: tuple[ConvBN, ...] = (
+            middle(features=self.inner, name="conv1"),
+            last(kernel=(3, 3), name="conv2"),
+        )
         if self.bottleneck:
             branch = (
-                conv(self.inner, name="conv1"),
-                middle(self.inner, groups=self.groups, name="conv2"),
+                conv(features=self.inner, name="conv1"),
+                middle(features=self.inner, groups=self.groups, name="conv2"),
                 last(name="conv3"),
             )
-        else:
-            branch = middle(self.inner, name="conv1"), last(kernel=(3, 3), name="conv2")
         y = x
         for layer in branch:
             y = layer(y, train=train)

@@ -81,7 +81,8 @@ def conv_general_dilated(
             precision=precision,
             **options,
         )
-    strides = tuple(window_strides)
+    down, across = window_strides
+    strides = (down, across)
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], strides, padding)
     pads = tuple((int(before), int(after)) for before, after in padding)
