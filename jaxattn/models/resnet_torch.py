@@ -90,15 +90,17 @@ class Block(nn.Module):
         around = ((1, 1), (1, 1))  # zeros on both sides, also where the stride is 2
         middle = functools.partial(conv, kernel=(3, 3), stride=self.stride, padding=around)
         last = functools.partial(conv, features=self.features, activate=False)
-        branch: tuple[ConvBN, ...] = (
-            middle(features=self.inner, name="conv1"),
-            last(kernel=(3, 3), name="conv2"),
-        )
+        branch: tuple[ConvBN, ...]
         if self.bottleneck:
             branch = (
                 conv(features=self.inner, name="conv1"),
                 middle(features=self.inner, groups=self.groups, name="conv2"),
                 last(name="conv3"),
+            )
+        else:
+            branch = (
+                middle(features=self.inner, name="conv1"),
+                last(kernel=(3, 3), name="conv2"),
             )
         y = x
         for layer in branch:
