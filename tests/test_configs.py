@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxattn import experiment, optimizers
-from jaxattn.config import arguments, base, differences, flatten
+from jaxattn.config import arguments, base, completed, differences, flatten
 from jaxattn.data import classes, isic
 from jaxattn.errors import InputError
 from jaxattn.models import registry
@@ -288,3 +288,12 @@ def test_differences_name_what_changes_the_computation():
     found = differences(old.to_dict(), new.to_dict())
     assert found == ["model.width: null -> 7", "optimizer.learning_rate: 0.001 -> 0.5"]
     assert differences(old.to_dict(), base().to_dict()) == []
+
+
+def test_old_configs_get_the_defaults_of_new_fields():
+    old = {"seed": 3, "loss": {"class_weights": {"mel": 5.0}}, "model": {"name": "irv2"}}
+    new = completed(old)
+    assert new["seed"] == 3
+    assert new["loss"]["class_weights"] == {"mel": 5.0}
+    assert new["loss"]["focal_gamma"] == 0
+    assert new["crops"] == base().crops.to_dict()

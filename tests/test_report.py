@@ -294,3 +294,23 @@ def test_the_command_line_shows_bad_input_in_one_sentence(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {tmp_path}/config.json does not exist")
+
+
+def test_what_is_measured_of_a_positive_class_and_of_maps_is_shown(tmp_path):
+    run = make_run(tmp_path)
+    path = run / "evaluation" / "test.json"
+    result = json.loads(path.read_text())
+    before = report.write(run).read_text(encoding="utf-8")
+    assert "against all others</h3>" not in before
+    assert "Jaccard" not in before
+    labels = np.array([True, False, True, False, False])
+    found = metrics.detection(labels, np.array([0.875, 0.625, 0.375, 0.25, 0.125]), 0.5, 1.0)
+    result["positive"] = {"class": "mel<", **found}
+    result["jaccard"] = {"images": 41, "mean": {"attention_pool3": 0.5125}}
+    path.write_text(json.dumps(result))
+    page = report.write(run).read_text(encoding="utf-8")
+    assert "mel&lt; against all others" in page
+    assert f"average precision {found['average_precision']:.3f}" in page
+    assert "<td>0.375</td><td>1.000</td><td>0.667</td><td>0.667</td>" in page
+    assert "<td>attention_pool3</td><td>0.512</td>" in page
+    assert "the 41 images with a lesion mask" in page
