@@ -182,12 +182,14 @@ def arguments(given: str, *choices: Sequence[str]) -> tuple[str, ...]:
 
 
 def completed(given: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> dict:
-    """What is given, and the default of every field that is not."""
+    """What is given, read from JSON, and the default of every field that is not."""
     defaults = base().to_dict() if defaults is None else defaults
     return {
         **defaults,
         **{
-            name: completed(value, defaults.get(name) or {}) if isinstance(value, dict) else value
+            name: completed(value, defaults.get(name) or {})
+            if isinstance(value, dict)
+            else _immutable(value)
             for name, value in given.items()
         },
     }
@@ -201,8 +203,13 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping | ConfigDict):
             flat |= flatten(value, f"{name}.")
         else:
-            flat[name] = value
+            flat[name] = _immutable(value)
     return flat
+
+
+def _immutable(value: Any) -> Any:
+    """A tuple for a list, which is what JSON makes of it."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
