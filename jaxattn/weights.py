@@ -142,5 +142,5 @@ def _of_head(path: str, wanted: dict[str, Any], given: dict[str, Any]) -> bool:
 def _beside_backbone(path: str, wanted: dict[str, Any], given: dict[str, Any]) -> bool:
     """Whether a leaf is of no layer of the backbone that the model has, the head left out."""
     del given
-    _, module, *_, layer, _ = path.split("/")
-    return path not in wanted or module != "backbone" or layer == "logits"
+    _, module, *_ = parts = path.split("/")
+    return path not in wanted or module != "backbone" or parts[-2] == "logits"

@@ -89,6 +89,9 @@ def _read_archive(path: Path) -> list[Stored]:
 
 
 def _read_hdf5(file: h5py.File, source: str) -> list[Stored]:
+    linked = file.visititems_links(lambda name, link: None if type(link) is h5py.HardLink else name)
+    if linked:
+        raise InputError(f"{source}: {linked} is a link to somewhere else, weights wanted")
     root = file.get("model_weights", file)
     if "layer_names" in root.attrs or "layer_names0" in root.attrs:
         layers = [stored for name in _texts(root, "layer_names") for stored in _legacy(root, name)]
