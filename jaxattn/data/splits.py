@@ -48,7 +48,7 @@ def make(
         test: The test part, a fraction of the lesions (``lesion``) or of the lesions with one
             image (``datta``), in (0, 1).
         validation: The validation part, a fraction of the lesions that are not in the test part,
-            in [0, 1); 0 for none.
+            in [0, 1); 0 for none: an ``official`` one is then trained with.
         file: The CSV of the strategy ``file``. With ``folds`` and the leak ``gessert``: a NumPy
             archive (.npz) of the indices ``test``, ``val0``, ``train0``, ``val1``, … into the
             images sorted by image_id, instead of a draw.
@@ -86,11 +86,10 @@ def make(
         for field, value, low in (("test", test, 1e-9), ("validation", validation, 0.0)):
             if not low <= value < 1:
                 raise InputError(f"split.{field}: {value} given, a fraction in [0, 1) wanted")
-        validation = 0.0 if leak else validation
         if strategy == "official":
             split = _official(dataset, seed, validation)
         else:
-            split = _draw(dataset, strategy, seed, test, validation)
+            split = _draw(dataset, strategy, seed, test, 0.0 if leak else validation)
     if leak:
         del split["validation"]
     check(split, dataset)
@@ -111,6 +110,9 @@ def _official(dataset: Dataset, seed: int, validation: float) -> Split:
         chosen = _stratified(rows, dataset.labels, validation, seed, "validation", dataset)
         split["validation"] = np.sort(chosen)
         split["train"] = np.setdiff1d(split["train"], chosen)
+    elif not validation:
+        split["train"] = np.union1d(split["train"], split["validation"])
+        split["validation"] = split["validation"][:0]
     return split
 
 
