@@ -87,7 +87,7 @@ def make(
             if not low <= value < 1:
                 raise InputError(f"split.{field}: {value} given, a fraction in [0, 1) wanted")
         if strategy == "official":
-            split = _official(dataset, seed, validation)
+            split = _official(dataset, seed, validation, leak)
         else:
             split = _draw(dataset, strategy, seed, test, 0.0 if leak else validation)
     if leak:
@@ -96,7 +96,7 @@ def make(
     return split | {"validation": split["test"]} if leak else split
 
 
-def _official(dataset: Dataset, seed: int, validation: float) -> Split:
+def _official(dataset: Dataset, seed: int, validation: float, leak: str) -> Split:
     if "part" not in dataset.table:
         raise InputError(
             f"split.strategy: 'official' given, {dataset.name} has no official parts, "
@@ -104,6 +104,8 @@ def _official(dataset: Dataset, seed: int, validation: float) -> Split:
         )
     part = dataset.table["part"]
     split = {name: np.flatnonzero(part == name) for name in PARTS}
+    if leak:
+        return split  # its validation part is another one
     if validation and not len(split["validation"]):
         # By the order of their ids, so that the draw is independent of the order of the records.
         rows = split["train"][np.argsort(dataset.table["image_id"][split["train"]])]
