@@ -108,7 +108,7 @@ def theirs(name, images):
     found = {}
 
     def keep(at, module, inputs, output):
-        array = output.detach().numpy()
+        array = output.detach().numpy().copy()  # what follows may work in place
         found[at] = array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
 
     network = randomised(name)
