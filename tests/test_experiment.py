@@ -27,6 +27,7 @@ def crops_config(tiny_config, monkeypatch):
     config.model = ConfigDict({"name": "tiny_patches"})
     config.dataset.image_size = IMAGE
     config.dataset.num_images = 70
+    config.split.update(test=0.3, validation=0.0)
     config.augment.update(rotation=0.0, shift=0.0, zoom=0.0, saturation=0.5)
     config.normalisation = "unit"
     config.crops.update(size=CROP, count=COUNT)
