@@ -13,7 +13,7 @@ from jaxattn.models.datta_resnet34 import DattaResNet34
 from jaxattn.models.densenet import DenseNet
 from jaxattn.models.inception_resnet_v2 import InceptionResNetV2
 from jaxattn.models.resnet import ResNet
-from jaxattn.models.resnet_torch import resnet34, se_resnext50
+from jaxattn.models.resnet_torch import resnet34, resnet50, se_resnext50
 from jaxattn.models.vgg import VGG
 from jaxattn.models.vgg_bn import VGGBN
 
@@ -98,6 +98,10 @@ SMALL = {
         {"backbone": functools.partial(resnet34, blocks=(1, 1)), "attention_at": "conv3_block1"},
         64,
     ),
+    "torch_resnet50": (
+        {"backbone": functools.partial(resnet50, blocks=(1, 1)), "attention_at": "conv3_block1"},
+        64,
+    ),
     "torch_se_resnext50": (
         {
             "backbone": functools.partial(se_resnext50, blocks=(1, 1)),
@@ -111,8 +115,8 @@ SMALL = {
     ),
 }
 
-#: These differ from another in the number of blocks, in padding and constants, or in the equation of
-#: the attention layer (which ``irv2_sa_paper`` has) alone.
+#: These differ from another in the number of blocks, in padding and constants, or in the equation
+#: of the attention layer (which ``irv2_sa_paper`` has) alone.
 ALIKE = {
     *("densenet201_sa_paper", "resnet50_sa_paper", "resnet34_sa_paper", "vgg16_sa_paper"),
     *("keras_densenet169", "keras_densenet201", "keras_resnet101", "keras_resnet152"),
