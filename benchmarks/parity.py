@@ -86,7 +86,7 @@ KERAS_NAMES: Mapping[str, str] = {
     "global_pool": "avg_pool",
     "logits": "predictions",
 }
-_SUFFIXES = ("_ac", "_relu", "_out", "_concat", "_pool", "")
+_SUFFIXES = ("_pool", "_ac", "_relu", "_out", "_concat", "")
 
 Tree = Any
 
@@ -159,7 +159,9 @@ def our_outputs(module: nn.Module, variables: Tree, images: jax.Array) -> dict[s
         variables,
         images,
         train=False,
-        capture_intermediates=lambda child, _: len(child.path) == 1,
+        capture_intermediates=lambda child, _: (
+            len(child.path) == 1 and not isinstance(child, nn.Dropout)
+        ),
         mutable=["intermediates"],
     )
     outputs = {**maps, "logits": logits}
