@@ -81,7 +81,7 @@ def base() -> ConfigDict:
     )
     config.normalisation = "minus_one_one"  # see jaxattn.data.augment.NORMALISATIONS
     config.model = ConfigDict(dict(name="attention_cnn"))  # and the options of that model
-    config.init_from = ""  # start from what tools/convert_keras.py wrote, or a run: its folder
+    config.init_from = ""  # weights to start from: what a tools/convert_*.py wrote, or a run
     config.dtype = "float32"  # float32, bfloat16: of the activations
     config.loss = ConfigDict(
         dict(

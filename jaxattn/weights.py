@@ -53,24 +53,27 @@ def load(folder: Path) -> tuple[Variables, dict[str, Any]]:
         return _restore(folder / VARIABLES), notes
     if not (folder / runs.CONFIG).is_file():
         raise InputError(
-            f"{folder}: neither {NOTES} nor {runs.CONFIG} there; a folder that "
-            "tools/convert_keras.py wrote, or the folder of a run, wanted"
+            f"{folder}: neither {NOTES} nor {runs.CONFIG} there; a folder that a "
+            "tools/convert_*.py wrote, or that of a run, wanted"
         )
     model = runs.read_config(folder).model.to_dict()
     with Checkpoints(folder / runs.CHECKPOINTS) as saved:
         step = saved.choose("best")
     state = _restore(folder / runs.CHECKPOINTS / str(step) / "state")
-    variables = state["average"] or {kind: state[kind] for kind in ("params", "batch_stats")}
+    variables = state.get("average") or {kind: state[kind] for kind in ("params", "batch_stats")}
     return variables, {"model": model, "step": step}
 
 
 def _restore(path: Path) -> Any:
-    """A checkpoint as NumPy arrays, on whatever devices it was written."""
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        tree = checkpointer.metadata(path.absolute()).item_metadata.tree
-        restore = ocp.RestoreArgs(restore_type=np.ndarray)
-        args = jax.tree.map(lambda leaf: restore, tree)
-        return checkpointer.restore(path.absolute(), restore_args=args)
+    """A checkpoint as NumPy arrays, whatever devices wrote it."""
+    try:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            tree = checkpointer.metadata(path.absolute()).item_metadata.tree
+            args = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+            return checkpointer.restore(path.absolute(), restore_args=args)
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        reason = str(error).split("\n")[0]
+        raise InputError(f"{path}: damaged ({reason}), an Orbax checkpoint wanted") from error
 
 
 def start_from(

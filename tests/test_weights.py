@@ -58,15 +58,26 @@ def test_a_folder_of_something_else(tmp_path):
 
 
 @pytest.fixture
-def run(tiny_config, tmp_path):
+def run(tiny_config, tmp_path, request):
     """A run of one epoch, and its best variables."""
     tiny_config.epochs = 1
+    tiny_config.average_decay = request.param
     train.train(tiny_config, tmp_path / "run")
     built = experiment.build(tiny_config)
     best, _ = experiment.restore(built, tmp_path / "run" / runs.CHECKPOINTS, "best")
     return tmp_path / "run", best
 
 
+def test_a_damaged_folder(tmp_path, variables):
+    weights.save(tmp_path / "w", variables, {"model": {"name": "tiny"}})
+    for file in (tmp_path / "w" / weights.VARIABLES).iterdir():
+        if file.is_file():
+            file.unlink()
+    with pytest.raises(InputError, match=r"w/variables: damaged \("):
+        weights.load(tmp_path / "w")
+
+
+@pytest.mark.parametrize("run", [0.9], indirect=True)
 def test_a_run_goes_on_from_another_ones_best(tiny_config, run, tmp_path, capsys):
     folder, best = run
     tiny_config.init_from = str(folder)
@@ -85,6 +96,7 @@ def test_a_run_goes_on_from_another_ones_best(tiny_config, run, tmp_path, capsys
     assert train.train(tiny_config, tmp_path / "next")
 
 
+@pytest.mark.parametrize("run", [0.0], indirect=True)
 def test_weights_that_do_not_fit_leave_no_run(tiny_config, run, tmp_path):
     tiny_config.init_from = str(run[0])
     tiny_config.model.width = 12

@@ -44,10 +44,12 @@ def main(argv: list[str]) -> None:
         variables = keras.load(
             source, _MODEL.value, _NUM_CLASSES.value, image_size=_IMAGE_SIZE.value
         )
+        with source.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
         notes = {
             "model": {"name": _MODEL.value},
             "source": source.name,
-            "sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
+            "sha256": digest,
             "versions": runs.versions(),
         }
         weights.save(out, variables, notes)

@@ -92,7 +92,7 @@ def from_layers(
     Raises:
         InputError: See `load`.
     """
-    given = [Stored(name, [np.asarray(array) for array in arrays]) for name, arrays in layers]
+    given = [Stored(name, [np.asarray(a) for a in arrays]) for name, arrays in layers if arrays]
     dense = [stored.arrays[0] for stored in given if len(stored.shapes[0]) == 2]
     if dense and num_classes is None:
         num_classes = dense[-1].shape[1]
@@ -101,8 +101,8 @@ def from_layers(
     init = functools.partial(module.init, train=False)
     shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, size, size, 3)))
     wanted = [layer for layer in _wanted(module, shapes) if dense or len(layer.shapes[0]) != 2]
-    what = f"{model} of {num_classes} classes" if dense else f"{model} without its top"
-    pairs = _paired(wanted, given, f"{source} is no {what}")
+    top = f"with {num_classes} classes" if dense else "without its top"
+    pairs = _paired(wanted, given, f"{source}: not the weights of {model!r} {top}")
     leaves = {
         leaf: array.astype(np.float32)
         for wanted, stored in pairs

@@ -30,6 +30,8 @@ from jaxattn.errors import InputError
 _WANTED = "a Keras .h5, .weights.h5 or .keras file wanted"
 #: Where Keras 3 and, before it, Keras 2.12 to 2.15 put a model's layers.
 _LAYERS = ("layers", "_layer_checkpoint_dependencies")
+#: What reading raises, besides what it should, where a group is an array or a zip has no end.
+_BROKEN = (AttributeError, EOFError, zipfile.BadZipFile)
 
 
 class Stored(NamedTuple):
@@ -72,9 +74,9 @@ def read(path: Path) -> list[Stored]:
             raise InputError(f"{path}: neither HDF5 nor a zip archive, {_WANTED}")
         with h5py.File(path) as file:
             return _read_hdf5(file, str(path))
-    except (OSError, KeyError, RuntimeError, ValueError, zipfile.BadZipFile) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except (OSError, LookupError, RuntimeError, TypeError, ValueError, *_BROKEN) as error:
         raise InputError(f"{path}: damaged ({error}), {_WANTED}") from error
 
 

@@ -80,14 +80,14 @@ def test_every_difference_is_named_at_once(small, layers_of):
     with pytest.raises(InputError) as error:
         converting.from_layers("plain", layers, 5, source="x.h5")
     assert str(error.value) == (
-        "x.h5 is no plain of 5 classes; missing: conv3_block2_2_conv 3x3x128x32; "
+        "x.h5: not the weights of 'plain' with 5 classes; missing: conv3_block2_2_conv 3x3x128x32; "
         "left over: extra 7x9; wanted instead: "
         "conv2_block1_1_conv 1x1x64x128 (conv2_block1_1_conv 1x1x64x127 given)"
     )
 
 
 def test_other_classes_than_said(small, layers_of):
-    with pytest.raises(InputError, match=r"no plain of 7 classes; .*predictions \d+x7 7 \("):
+    with pytest.raises(InputError, match=r"'plain' with 7 classes; .*predictions \d+x7 7 \("):
         converting.from_layers("plain", layers_of(small("plain")), 7)
 
 
@@ -103,7 +103,9 @@ def test_named_layers_in_another_order(small, layers_of):
 
 def test_another_model(small, tmp_path):
     small("attending").save_weights(tmp_path / "m.weights.h5")
-    with pytest.raises(InputError, match=r"m\.weights\.h5 is no plain of 3 classes; missing: "):
+    with pytest.raises(
+        InputError, match="h5: not the weights of 'plain' with 3 classes; missing"
+    ):
         converting.load(tmp_path / "m.weights.h5", "plain")
 
 

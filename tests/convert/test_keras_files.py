@@ -157,6 +157,7 @@ WRONG = {
     "noh5.keras": (zipped(config_json="{}", model_weights_h5="x"), "damaged"),
     "data.h5": (hdf5(lambda file: file.create_dataset("images", data=[1.0])), "without layers"),
     "listed.h5": (hdf5(lambda file: file.attrs.update(layer_names=[b"conv"])), "damaged"),
+    "array.h5": (hdf5(lambda file: file.create_dataset("layers", data=[1.0])), "damaged"),
     "integers.h5": (hdf5(integers), "dense is of type int64, floats wanted"),
 }
 

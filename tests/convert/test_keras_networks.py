@@ -15,13 +15,6 @@ keras_models = pytest.importorskip("benchmarks.peers.keras_models")
 FAST = ("keras_inception_v3", "keras_vgg16", "irv2_sa", "resnet34_sa", "koefler_cnn_sa")
 
 
-def built(name, **options):
-    """The Keras model, without its weights, named as in a fresh session."""
-    keras.utils.clear_session()
-    with keras.StatelessScope(initialize_variables=False):
-        return keras_models.build(name, **options)
-
-
 def numbered(model):
     """Each layer with weights, and for its weights arrays of their shapes and of one number each.
 
@@ -35,40 +28,39 @@ def numbered(model):
     ]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[] if name in FAST else pytest.mark.slow)
-        for name in keras_models.names()
-    ],
-)
-def test_every_weight_of_a_network_has_its_place(name):
-    classes = 2 if name.startswith("isic") else 7
-    layers = numbered(built(name, classes=classes))
+def parameters(names):
+    """The names, the larger networks' marked as slow."""
+    return [pytest.param(n, marks=[] if n in FAST else pytest.mark.slow) for n in names]
+
+
+def there_and_back(name, layers):
+    """Converts, checks that nothing changed, and returns the layers and the variables."""
     variables = converting.from_layers(name, layers)
     back = converting.to_layers(name, variables)
     for layer, (_, arrays) in zip(back, layers, strict=True):
         for ours, theirs in zip(layer.arrays, arrays, strict=True):
             np.testing.assert_array_equal(ours, theirs)
+    return back, variables
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[] if f"keras_{name}" in FAST else pytest.mark.slow)
-        for name in (app.removeprefix("keras_") for app in keras_models.APPLICATIONS)
-    ],
-)
+@pytest.mark.parametrize("name", parameters(keras_models.PUBLISHED))
+def test_every_weight_of_a_published_model_has_its_place(name):
+    keras.utils.clear_session()
+    with keras.StatelessScope(initialize_variables=False):
+        model = keras_models.build(name, classes=2 if name.startswith("isic") else 7)
+    there_and_back(name, numbered(model))
+
+
+@pytest.mark.parametrize("name", parameters(keras_models.APPLICATIONS))
 @pytest.mark.parametrize("top", [True, False])
 def test_the_networks_of_keras_applications_have_these_layers(name, top):
     """Names too, of which Keras makes up most: so each place is the one that Keras means."""
     keras.utils.clear_session()
-    make = getattr(keras.applications, keras_models.APPLICATIONS[f"keras_{name}"][0])
+    make = getattr(keras.applications, keras_models.APPLICATIONS[name][0])
     with keras.StatelessScope(initialize_variables=False):
         model = make(weights=None, include_top=top)
-    theirs = [layer.name for layer in model.layers if layer.weights]
-    variables = converting.from_layers(f"keras_{name}", numbered(model))
-    assert [layer.name for layer in converting.to_layers(f"keras_{name}", variables)] == theirs
+    ours, variables = there_and_back(name, numbered(model))
+    assert [layer.name for layer in ours] == [la.name for la in model.layers if la.weights]
     assert ("logits" in variables["params"]["backbone"]) == top
 
 
