@@ -103,9 +103,7 @@ def test_named_layers_in_another_order(small, layers_of):
 
 def test_another_model(small, tmp_path):
     small("attending").save_weights(tmp_path / "m.weights.h5")
-    with pytest.raises(
-        InputError, match="h5: not the weights of 'plain' with 3 classes; missing"
-    ):
+    with pytest.raises(InputError, match="h5: not the weights of 'plain' with 3 classes; missing"):
         converting.load(tmp_path / "m.weights.h5", "plain")
 
 
