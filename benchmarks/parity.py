@@ -42,7 +42,7 @@ import optax
 from absl import flags
 from flax import linen as nn
 
-from benchmarks.peers import keras_models, keras_weights
+from benchmarks.peers import keras_models, keras_ties, keras_weights
 from jaxattn import optimizers, runs
 from jaxattn.config import base
 from jaxattn.convert.keras import from_layers
@@ -286,6 +286,8 @@ def compare_outputs(name: str, seeds: Sequence[int], batch: int, size: int | Non
         for seed in seeds:
             images = pair.images(batch, seed)
             keras_weights.draw(pair.keras, images, seed, away_from_kinks=away)
+            if away:
+                keras_ties.break_ties(pair.keras, images, seed)
             got = ours(images)
             theirs = theirs or keras_side(pair, weighting, list(got.outputs))
             wanted = theirs(images)
