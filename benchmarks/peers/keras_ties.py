@@ -23,7 +23,9 @@ _NEAR = 3e-6
 #: What is added to a kernel, in its standard deviations: too little to bring any value back to the
 #: kinks that `keras_weights.draw` keeps away from.
 _CHANGE = 0.05
-_ROUNDS = 150
+_ROUNDS = 300
+#: Changes after which a channel's ties stay: it is off, and the same whatever its kernel.
+_TRIES = 25
 
 
 def break_ties(model: keras.Model, images: np.ndarray, seed: int) -> None:
@@ -41,12 +43,14 @@ def break_ties(model: keras.Model, images: np.ndarray, seed: int) -> None:
     pools = [pool for pool in pools if pool.pool_size != (1, 1)]
     made_by = {id(out): each for each in model.layers for out in keras.tree.flatten(each.output)}
     find, rng = _finder(model, pools), np.random.default_rng(seed)
+    tries = [np.zeros(pool.input.shape[-1], int) for pool in pools]
     for _ in range(_ROUNDS):
-        tied = find(images)
+        tied = [each & (n < _TRIES) for each, n in zip(find(images), tries, strict=True)]
         # The first pool that has ties: what is changed before it changes all that follows.
         number = next((i for i, channels in enumerate(tied) if channels.any()), None)
         if number is None:
             return
+        tries[number] += tied[number]
         for channel in np.flatnonzero(tied[number]):
             layer, place = _maker(pools[number].input, int(channel), made_by, rng)
             kernel = np.array(layer.kernel)
