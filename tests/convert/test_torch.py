@@ -4,6 +4,7 @@ import functools
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -157,7 +158,7 @@ def test_gesserts_densenet_ends_before_the_relu():
     params, logits = {k: v for k, v in params.items() if k != "logits"}, params["logits"]
     ours, _ = model.apply(
         {"params": {"backbone": params, "logits": logits}, "batch_stats": variables["batch_stats"]},
-        images, train=False,
+        jnp.asarray(images), train=False,
     )  # fmt: skip
     np.testing.assert_allclose(ours, features @ logits["kernel"] + logits["bias"], atol=1e-4)
 

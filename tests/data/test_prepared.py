@@ -141,7 +141,7 @@ def test_damaged_records_are_named(out):
 
 def test_masks_that_nobody_asks_for_are_not_decoded(out, monkeypatch):
     whole = prepared.load(out)
-    monkeypatch.setattr(images, "decode_mask", lambda data, size: pytest.fail("decoded"))
+    monkeypatch.setattr(images, "decode_mask", lambda *_: pytest.fail("decoded"))
     bare = pickle.loads(pickle.dumps(whole.decoding(()).records))
     for example, other in zip(bare, whole.decoding(("attributes",)).records, strict=True):
         assert set(example) == {"image"}
