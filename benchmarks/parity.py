@@ -12,9 +12,9 @@ randomly weighted sum of logits with respect to the images and all parameters. T
 ordinary random weights, all three with weights that keep clear of the kinks of ReLUs (see
 ``peers/keras_weights.py``), each for several seeds, of which the worst is reported.
 
-With ``--training``: the loss at each of 20 steps of Adam(0.01, epsilon 0.1), Datta et al.'s, with
-batch norm in training mode and without dropout, from the same weights and on the same batches; and
-batch norm's moving statistics after them.
+With ``--training``: the loss at each of 20 steps of Adam(0.01, epsilon 0.1), Datta et al.'s, on one
+batch, with batch norm in training mode and without dropout, from weights clear of the kinks; and
+batch norm's moving statistics and all parameters after them.
 
 Results go into a JSON file, in the place of earlier ones of the same models, and the tables of all
 that is in it into a Markdown file beside it. Exit status 1 says that a bound is exceeded.
@@ -50,7 +50,14 @@ from jaxattn.errors import InputError, run_main, suggestion
 from jaxattn.models import registry
 
 #: Largest differences allowed, relative to the largest element.
-BOUNDS = {"logits": 1e-4, "endpoints": 1e-4, "gradients": 1e-3, "losses": 1e-3, "statistics": 1e-3}
+BOUNDS = {
+    "logits": 1e-4,
+    "endpoints": 1e-4,
+    "gradients": 1e-3,
+    "losses": 1e-3,
+    "statistics": 1e-3,
+    "parameters": 1e-2,
+}
 
 #: The two draws of weights.
 ORDINARY, AWAY = "ordinary", "away from kinks"
@@ -241,19 +248,21 @@ def keras_side(
     return call
 
 
-def difference(got: Any, wanted: Any) -> float:
-    """The largest difference relative to the largest element; infinite where not finite."""
+def difference(got: Any, wanted: Any, scale: float | None = None) -> float:
+    """The largest difference relative to the largest element or a scale; inf if not finite."""
     got, wanted = np.asarray(got), np.asarray(wanted)
     if got.shape != wanted.shape or not np.isfinite(wanted).all():
         return float("inf")
-    largest = np.abs(wanted).max()
+    largest = scale or np.abs(wanted).max()
     apart = np.abs(got - wanted).max()
     return float(apart / largest) if largest else float(apart)
 
 
-def worst(got: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[float, str]:
+def worst(
+    got: Mapping[str, Any], wanted: Mapping[str, Any], scale: float | None = None
+) -> tuple[float, str]:
     """The largest difference of any entry, and the entry."""
-    return max((difference(got[name], wanted[name]), name) for name in wanted)
+    return max((difference(got[name], wanted[name], scale), name) for name in wanted)
 
 
 def by_path(tree: Tree) -> dict[str, Any]:
@@ -312,7 +321,7 @@ def _record(found: dict[str, Any], got: Outcome, wanted: Outcome) -> None:
 
 
 def compare_training(name: str, steps: int, batch: int, size: int, seed: int = 0) -> dict:
-    """Compares losses step by step, and moving statistics at the end.
+    """Compares losses step by step, and moving statistics and parameters at the end.
 
     Args:
         name: Name of the model.
@@ -326,40 +335,42 @@ def compare_training(name: str, steps: int, batch: int, size: int, seed: int = 0
     """
     began = time.monotonic()
     pair = make_pair(name, size, dropout=0.0)
-    keras_weights.draw(pair.keras, pair.images(batch, seed), seed, away_from_kinks=False)
-    rng = np.random.default_rng(seed)
-    classes = pair.keras.output.shape[-1]
-    batches = [
-        (pair.images(batch, seed + step), rng.integers(0, classes, batch)) for step in range(steps)
-    ]
-    got, got_statistics = our_training(pair, batches)
-    wanted, wanted_statistics = keras_training(pair, batches)
-    apart = [abs(g - w) / abs(w) for g, w in zip(got, wanted, strict=True)]
-    statistics, where = worst(by_path(got_statistics), by_path(wanted_statistics))
+    images = pair.images(batch, seed)
+    keras_weights.draw(pair.keras, images, seed, away_from_kinks=True, training=True)
+    labels = np.random.default_rng(seed).integers(0, pair.keras.output.shape[-1], batch)
+    got, ours = our_training(pair, images, labels, steps)
+    wanted, theirs = keras_training(pair, images, labels, steps)
+    found = {
+        "losses": worst(_by_step(got), _by_step(wanted)),
+        "statistics": worst(by_path(ours["batch_stats"]), by_path(theirs["batch_stats"])),
+        "parameters": worst(by_path(ours["params"]), by_path(theirs["params"]), scale=RATE),
+    }
     return {
         "model": name,
         "image_size": size,
         "batch": batch,
         "steps": steps,
-        "losses": [float(loss) for loss in wanted],
+        "losses": wanted,
         "differences": {
-            "losses": {"difference": max(apart), "at": f"step {int(np.argmax(apart)) + 1}"},
-            "statistics": {"difference": statistics, "at": where},
+            what: {"difference": value, "at": where} for what, (value, where) in found.items()
         },
         "seconds": round(time.monotonic() - began, 1),
     }
 
 
-Batches = Sequence[tuple[np.ndarray, np.ndarray]]
+def _by_step(losses: Sequence[float]) -> dict[str, float]:
+    return {f"step {i}": loss for i, loss in enumerate(losses, 1)}
 
 
-def our_training(pair: Pair, batches: Batches) -> tuple[list[float], Tree]:
-    """Our losses, and batch statistics at the end, from the Keras model's present weights."""
+def our_training(
+    pair: Pair, images: np.ndarray, labels: np.ndarray, steps: int
+) -> tuple[list[float], Tree]:
+    """Our losses, and variables at the end, from the Keras model's present weights."""
     fields = base().optimizer
     fields.update(
         name="keras_adam", learning_rate=RATE, eps=EPSILON, schedule="constant", warmup=0.0
     )
-    optimizer = optimizers.build(fields, len(batches))
+    optimizer = optimizers.build(fields, steps)
 
     def no_dropout(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         return args[0] if isinstance(context.module, nn.Dropout) else call(*args, **kwargs)
@@ -381,14 +392,16 @@ def our_training(pair: Pair, batches: Batches) -> tuple[list[float], Tree]:
 
     variables = pair.converted({v.path: v.value for v in pair.keras.variables})
     state, losses = optimizer.init(variables["params"]), []
-    for images, labels in batches:
+    for _ in range(steps):
         value, variables, state = step(variables, state, images, labels)
         losses.append(float(value))
-    return losses, variables["batch_stats"]
+    return losses, variables
 
 
-def keras_training(pair: Pair, batches: Batches) -> tuple[list[float], Tree]:
-    """Keras' losses, and its moving statistics at the end, as our batch statistics."""
+def keras_training(
+    pair: Pair, images: np.ndarray, labels: np.ndarray, steps: int
+) -> tuple[list[float], Tree]:
+    """Keras' losses, and its variables at the end, as ours."""
     model, optimizer = pair.keras, keras.optimizers.Adam(RATE, epsilon=EPSILON)
     optimizer.build(model.trainable_variables)
     crossentropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -405,13 +418,13 @@ def keras_training(pair: Pair, batches: Batches) -> tuple[list[float], Tree]:
     trainable = [v.value for v in model.trainable_variables]
     others = [v.value for v in model.non_trainable_variables]
     state, losses = [v.value for v in optimizer.variables], []
-    for images, labels in batches:
+    for _ in range(steps):
         value, trainable, state, others = step(trainable, others, state, images, labels)
         losses.append(float(value))
     values = zip(model.trainable_variables, trainable, strict=True)
     values = {v.path: value for v, value in values}
     values |= {v.path: o for v, o in zip(model.non_trainable_variables, others, strict=True)}
-    return losses, pair.converted(values)["batch_stats"]
+    return losses, pair.converted(values)
 
 
 def exceeded(row: Mapping[str, Any]) -> list[str]:
@@ -448,7 +461,7 @@ def _training_cells(row: Mapping[str, Any]) -> list[str]:
         row["model"],
         f"{row['image_size']}, {row['batch']}",
         f"{row['losses'][0]:.3f} → {row['losses'][-1]:.3f}",
-        *(_cell(found[what], BOUNDS[what]) for what in ("losses", "statistics")),
+        *(_cell(found[what], BOUNDS[what]) for what in ("losses", "statistics", "parameters")),
     ]
 
 
@@ -466,10 +479,12 @@ TABLES = {
     ),
     "training": (
         _training_cells,
-        ["model", "size, batch", "Keras' loss, first → last step", "losses", "statistics"],
-        "Training: {steps} steps of Adam({rate}, epsilon {epsilon}), batch norm in training mode, "
-        "no dropout. Largest relative difference of the loss at any step, and of batch norm's "
-        "moving statistics at the end. Bounds: {losses} and {statistics}.",
+        ["model", "size, batch", "Keras' loss", "losses", "statistics", "parameters"],
+        "Training: {steps} steps of Adam({rate}, epsilon {epsilon}) on one batch, batch norm in "
+        "training mode, no dropout, weights clear of the kinks; Keras' loss at the first and the "
+        "last step. Largest relative difference of the loss at any step, and at the end of batch "
+        "norm's moving statistics and, relative to the learning rate, of all parameters. Bounds: "
+        "losses {losses}, statistics {statistics}, parameters {parameters}.",
     ),
 }
 

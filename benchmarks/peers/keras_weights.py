@@ -11,6 +11,12 @@ are given values as near to 0 as rounding errors are large. Two correct implemen
 in whether the gradient passes there, and single elements of the gradient by percents. Away from
 these kinks, rounding errors stay rounding errors: so `draw` can shift every channel, once its
 values for the given images are known, until all of them are well above 0 or all well below.
+
+Training on these images would soon leave that state: Adam's steps are as large as the learning rate
+almost whatever the gradient, and beside He's kernels that is much. With batch norm and the loss of
+a random network it is also chaos: losses after few steps differ by percents between an
+implementation and itself, given images that are one rounding apart. So for training, kernels are
+drawn larger by a factor that batch norm takes out again; only the steps are smaller beside them.
 """
 
 from typing import Any, NamedTuple
@@ -25,9 +31,17 @@ Tensor = Any
 #: Share of the channels that are above 0 away from the kinks: with fewer, little would reach the
 #: output, with all of them, the network would be linear.
 _POSITIVE = 0.75
+#: Factor of the kernels for training.
+_ENLARGED = 100.0
 
 
-def draw(model: keras.Model, images: np.ndarray, seed: int, away_from_kinks: bool) -> None:
+def draw(
+    model: keras.Model,
+    images: np.ndarray,
+    seed: int,
+    away_from_kinks: bool,
+    training: bool = False,
+) -> None:
     """Draws all weights of a model.
 
     Kernels are He's normal distribution; biases and means are off from 0 by 0.2 standard
@@ -38,20 +52,27 @@ def draw(model: keras.Model, images: np.ndarray, seed: int, away_from_kinks: boo
         images: What the batch statistics are taken from, float32 (B, H, W, 3).
         seed: Of everything.
         away_from_kinks: Whether no ReLU is to be given values near 0 for these images.
+        training: Whether that is to hold with the batch norm of training, and for some steps of it.
     """
     rng = np.random.default_rng(seed)
     values: dict[int, Tensor] = {id(model.input): keras.ops.convert_to_tensor(images)}
     made_by = {id(out): layer for layer in model.layers for out in _outputs(layer)}
+    summed = {
+        id(each) for layer in model.layers if _is_scaled_sum(layer) for each in _inputs(layer)
+    }
     for layer in model.layers[1:]:
         given = [values[id(tensor)] for tensor in _inputs(layer)]
         _draw_layer(layer, given[0], rng)
+        # What goes into a sum is the one thing whose scale batch norm does not take out.
+        if training and isinstance(layer, keras.layers.Conv2D) and id(layer.output) not in summed:
+            layer.kernel.assign(layer.kernel.value * _ENLARGED)
         if away_from_kinks:
             if _is_relu(layer) or isinstance(layer, SoftAttention):
                 given = [_move_before(layer, given[0], made_by, rng)]
                 values[id(layer.input)] = given[0]
             if _has_relu(layer):
                 _move_inside(layer, given[0], rng)
-        out = layer(given if len(given) > 1 else given[0], training=False)
+        out = layer(given if len(given) > 1 else given[0], training=training)
         for tensor, value in zip(_outputs(layer), keras.tree.flatten(out), strict=True):
             values[id(tensor)] = value
 
@@ -101,7 +122,7 @@ def _owner(tensor: Tensor, made_by: dict[int, keras.Layer]) -> _Owner | None:
     if isinstance(layer, keras.layers.Add):
         owners = (_owner(each, made_by) for each in layer.input)
         return next((owner for owner in owners if owner), None)
-    if type(layer).__name__ == "CustomScaleLayer":  # Inception-ResNet's input + scale * branch
+    if _is_scaled_sum(layer):
         found = _owner(layer.input[1], made_by)
         return found and found._replace(scale=layer.scale)
     return None
@@ -133,6 +154,11 @@ def _move_inside(layer: keras.Layer, given: Tensor, rng: np.random.Generator) ->
     shift = _shift(layer(given), rng)
     layer.activation = keras.activations.relu
     layer.bias.assign(layer.bias.value + shift.astype(np.float32))
+
+
+def _is_scaled_sum(layer: keras.Layer) -> bool:
+    """Whether it is Inception-ResNet's input + scale * branch."""
+    return type(layer).__name__ == "CustomScaleLayer"
 
 
 def _is_relu(layer: keras.Layer) -> bool:
