@@ -134,6 +134,7 @@ def base() -> ConfigDict:
         dict(
             batch_size=64,
             views=1,  # 1, or 8: mean over flips and quarter turns
+            prior_exponent=0.0,  # decisions by p / share^exponent in training, see metrics.decide
             threshold=0.5,  # of the positive class' probability
             sensitivity=0.9,  # of the positive class, to be reached by another threshold
             cam="",  # layer whose class activation map is drawn and measured, see jaxattn.saliency

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from jaxattn import experiment, metrics, overlays, published, report, runs, sharding
+from jaxattn import compilation, experiment, metrics, overlays, published, report, runs, sharding
 from jaxattn.data import leaks, splits
 from jaxattn.data.dataset import Dataset
 from jaxattn.errors import InputError, run_main, suggestion
@@ -51,7 +51,8 @@ def evaluate(
     predict_step = built.predict_step(config.evaluation.views, saliency=True)
     probabilities, maps = built.predict(predict_step, variables, rows)
     labels = built.dataset.labels[rows]
-    values = metrics.classification(labels, probabilities, built.dataset.class_names)
+    predictions = built.decide(probabilities)
+    values = metrics.classification(labels, probabilities, built.dataset.class_names, predictions)
     result = {
         "split": part,
         "checkpoint": checkpoint,
@@ -60,6 +61,7 @@ def evaluate(
         "images": len(rows),
         "lesions": len(np.unique(built.dataset.table["lesion_id"][rows])),
         "leak": built.leak,
+        "prior_exponent": config.evaluation.get("prior_exponent", 0.0),
         "measured_leak": leaks.measure(built.dataset, built.split),
         "metrics": values,
         "positive": _positive(built, labels, probabilities),
@@ -67,13 +69,22 @@ def evaluate(
         "device": runs.device(),
         "versions": runs.versions(),
     }
-    chosen = overlays.select_cases(labels, probabilities)
+    chosen = overlays.select_cases(labels, probabilities, predictions)
     chosen_maps = {name: values[chosen] for name, values in maps.items()}
     if jax.process_index() == 0:
         path = folder / FOLDER / part
         path.parent.mkdir(exist_ok=True)
-        _write_predictions(f"{path}_predictions.csv", built.dataset, rows, probabilities)
-        _write_cases(f"{path}_cases.npz", built, rows[chosen], probabilities[chosen], chosen_maps)
+        _write_predictions(
+            f"{path}_predictions.csv", built.dataset, rows, probabilities, predictions
+        )
+        _write_cases(
+            f"{path}_cases.npz",
+            built,
+            rows[chosen],
+            probabilities[chosen],
+            predictions[chosen],
+            chosen_maps,
+        )
         runs.write_json(path.with_suffix(".json"), result)
         print(metrics.table(values, published.DATTA2021.get(config.model.name)))
     return result
@@ -126,16 +137,20 @@ def map_jaccard(
 
 
 def _write_predictions(
-    path: str, dataset: Dataset, rows: np.ndarray, probabilities: np.ndarray
+    path: str,
+    dataset: Dataset,
+    rows: np.ndarray,
+    probabilities: np.ndarray,
+    predictions: np.ndarray,
 ) -> None:
     names = dataset.class_names
     with Path(path).open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         columns = ["image_id", "lesion_id", "label", "prediction"]
         writer.writerow([*columns, *(f"p_{name}" for name in names)])
-        for row, p in zip(rows, probabilities, strict=True):
+        for row, p, predicted in zip(rows, probabilities, predictions, strict=True):
             ids = (dataset.table[column][row] for column in ("image_id", "lesion_id"))
-            label, prediction = names[dataset.labels[row]], names[int(p.argmax())]
+            label, prediction = names[dataset.labels[row]], names[predicted]
             writer.writerow([*ids, label, prediction, *(f"{value:.6g}" for value in p)])
 
 
@@ -144,6 +159,7 @@ def _write_cases(
     built: experiment.Experiment,
     rows: np.ndarray,
     probabilities: np.ndarray,
+    predictions: np.ndarray,
     maps: dict[str, np.ndarray],
 ) -> None:
     dataset = built.dataset
@@ -156,8 +172,8 @@ def _write_cases(
         "image": images[seen],
         "mask": np.stack(masks)[seen],
         "label": dataset.labels[rows],
-        "prediction": probabilities.argmax(1),
-        "probability": probabilities.max(1),
+        "prediction": predictions,
+        "probability": np.take_along_axis(probabilities, predictions[:, None], axis=1)[:, 0],
         **{f"map/{name}": values for name, values in maps.items()},
     }
     np.savez_compressed(path, **arrays)
@@ -169,6 +185,7 @@ def main(argv: list[str]) -> None:
     given = flags.FLAGS
     folder = Path(given.workdir)
     sharding.split_cpu(runs.read_config(folder).cpu_devices)
+    compilation.use_cache()
     evaluate(folder, given.split, given.checkpoint, given.data_dir)
     if given.split == "test":  # what the report is about
         print(f"report: {report.write(folder)}")

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from jaxattn import checkpoints, losses, optimizers, sharding, state, steps
+from jaxattn import checkpoints, losses, metrics, optimizers, sharding, state, steps
 from jaxattn.data import augment, datasets, leaks, plans, splits
 from jaxattn.data.crops import Crops
 from jaxattn.data.dataset import Dataset, height_width
@@ -121,6 +121,14 @@ class Experiment:
             map_loss=self.map_loss,
             average_decay=self.config.average_decay,
         )
+
+    def decide(self, probabilities: Float[np.ndarray, "n classes"]) -> Int[np.ndarray, " n"]:
+        """The predicted classes, see `metrics.decide`."""
+        labels = self.dataset.labels[self.split["train"]]
+        shares = np.bincount(labels, minlength=probabilities.shape[1]) / len(labels)
+        # Runs of the time before there was this field have none.
+        exponent = self.config.evaluation.get("prior_exponent", 0.0)
+        return metrics.decide(probabilities, shares, exponent)
 
     def predict_step(self, views: int = 1, saliency: bool = False):
         """The jitted prediction step, see `steps.make_predict_step`.
@@ -240,11 +248,11 @@ def _steps_per_epoch(config: ConfigDict, plan: Plan) -> int:
 
 def _check(config: ConfigDict) -> None:
     """Raises InputError for fields that no part of the library checks by itself."""
-    metrics = METRICS + (POSITIVE_METRICS if config.positive else ())
+    measured = METRICS + (POSITIVE_METRICS if config.positive else ())
     for field, value, known in (
         ("dtype", config.dtype, DTYPES),
-        ("best", config.best, metrics),
-        ("early_stopping.metric", config.early_stopping.metric, metrics),
+        ("best", config.best, measured),
+        ("early_stopping.metric", config.early_stopping.metric, measured),
     ):
         if value not in known:
             raise InputError(f"{field}: {value!r} given{suggestion(value, known)}")

@@ -16,15 +16,39 @@ MEASURES = ("precision", "recall", "f1", "auc")
 _PROBABILITY_SLACK = 1e-2
 
 
+def decide(
+    probabilities: Float[np.ndarray, "N C"],
+    shares: Float[np.ndarray, " C"],
+    exponent: float = 0.0,
+) -> Int[np.ndarray, " N"]:
+    """The class of the largest ``probability / share^exponent``; the lowest index wins a tie.
+
+    With the share of each class among the training examples and an exponent of 1 these are the
+    decisions of the highest balanced accuracy, if the probabilities are right (Menon et al. 2021,
+    "Long-tail learning via logit adjustment", equation 9, applied after training). A loss weighted
+    by ``share^-k`` has done a part k of it already, which leaves ``1 - k``.
+
+    Args:
+      probabilities: predicted probabilities, a row per example.
+      shares: of the classes; a class of share 0 counts as the rarest of the others.
+      exponent: 0 for the most probable class.
+
+    Returns:
+      Predicted class indices.
+    """
+    floor = shares[shares > 0].min()
+    return (probabilities / np.maximum(shares, floor) ** exponent).argmax(axis=1)
+
+
 def classification(
     labels: Int[np.ndarray, " N"],
     probabilities: Float[np.ndarray, "N C"],
     class_names: Sequence[str],
+    predictions: Int[np.ndarray, " N"] | None = None,
 ) -> dict[str, Any]:
     """Measures predictions against the truth.
 
-    The predicted class is the most probable one; the lowest index wins a tie. With TP, FP and FN
-    counted for one class against all others:
+    With TP, FP and FN counted for one class against all others:
 
     - precision = TP / (TP + FP), 0 for a class that is never predicted;
     - recall = TP / (TP + FN);
@@ -40,6 +64,8 @@ def classification(
       labels: true class indices in [0, C).
       probabilities: predicted probabilities in [0, 1], a row per example.
       class_names: the C names, in index order; C is at least 2.
+      predictions: predicted class indices; without them the most probable class is predicted, and
+        the lowest index wins a tie.
 
     Returns:
       A dict that JSON can hold:
@@ -66,7 +92,8 @@ def classification(
     labels, probabilities = np.asarray(labels), np.asarray(probabilities)
     _check(labels, probabilities, class_names)
     indices = np.arange(len(class_names))
-    predictions = probabilities.argmax(axis=1)
+    if predictions is None:
+        predictions = probabilities.argmax(axis=1)
     precision, recall, f1, support = sklearn.metrics.precision_recall_fscore_support(
         labels, predictions, labels=indices, zero_division=0
     )

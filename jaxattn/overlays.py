@@ -134,11 +134,12 @@ def outline(
 def select_cases(
     labels: Int[np.ndarray, " N"],
     probabilities: Float[np.ndarray, "N C"],
+    predictions: Int[np.ndarray, " N"],
     per_group: int = 2,
 ) -> Int[np.ndarray, " M"]:
     """Chooses the examples to show: for each class the surest hits and the surest misses.
 
-    A group is a true class together with whether the most probable class is right. Within a group
+    A group is a true class together with whether the predicted class is right. Within a group
     examples are ranked by the probability of the predicted class, ties by index, so that the same
     predictions always give the same choice. Grouping by true class keeps the commonest class from
     filling the page.
@@ -146,13 +147,14 @@ def select_cases(
     Args:
       labels: true class indices in [0, C).
       probabilities: predicted probabilities.
+      predictions: predicted class indices.
       per_group: most examples to take of a group.
 
     Returns:
       Indices of examples: hits in class order, then misses in class order, each group surest first.
     """
-    predictions = probabilities.argmax(axis=1)
-    order = np.argsort(-probabilities.max(axis=1), kind="stable")
+    sureness = np.take_along_axis(probabilities, predictions[:, None], axis=1)[:, 0]
+    order = np.argsort(-sureness, kind="stable")
     hit = labels == predictions
     chosen = [
         order[(labels == c)[order] & (hit == wanted)[order]][:per_group]

@@ -303,6 +303,9 @@ def headline(run: Run) -> str:
         "lesions": "unknown" if "" in lesions else len(lesions),
         "checkpoint": f"{evaluation.get('checkpoint', '?')}, step {evaluation.get('step', '?')}",
     }
+    if evaluation.get("prior_exponent"):
+        exponent = evaluation["prior_exponent"]
+        facts["predicted class"] = f"of the largest probability / (share in training)^{exponent:g}"
     absent = metrics.get("absent_classes") or []
     warning = (
         f'<p class="missing">No example of {_text(", ".join(absent))} in this split: averages are '

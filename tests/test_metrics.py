@@ -293,3 +293,24 @@ def test_jaccard_is_scikit_learns():
     assert metrics.jaccard(single, mask) == pytest.approx(wanted)
     assert metrics.jaccard(single, np.zeros((9, 8), np.uint8)) == 0
     assert metrics.jaccard(np.zeros((9, 8)), np.zeros((9, 8), np.uint8)) == 1
+
+
+def test_decisions_by_hand():
+    shares = np.array([0.81, 0.09, 0.09, 0.01])
+    probabilities = np.array([[0.8, 0.1, 0.05, 0.05], [0.4, 0.2, 0.3, 0.1], [0.7, 0.3, 0.0, 0.0]])
+    assert metrics.decide(probabilities, shares).tolist() == [0, 0, 0]
+    # Divided by .9, .3, .3 and .1: .89, .33, .17, .5; .44, .67, 1, 1 (a tie); .78, 1, 0, 0.
+    assert metrics.decide(probabilities, shares, 0.5).tolist() == [0, 2, 1]
+    assert metrics.decide(probabilities, shares, 1.0).tolist() == [3, 3, 1]
+    absent = metrics.decide(np.array([[0.2, 0.5, 0.3]]), np.array([0.5, 0.5, 0.0]), 1.0)
+    assert absent.tolist() == [1]  # as rare as the rarest that there is, not infinitely rare
+
+
+def test_given_decisions_are_measured_and_the_probabilities_keep_their_auc():
+    labels = np.array([0, 0, 1, 1])
+    scores = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])
+    plain = metrics.classification(labels, scores, ("a", "b"))
+    decided = metrics.classification(labels, scores, ("a", "b"), np.array([0, 1, 1, 1]))
+    assert (plain["balanced_accuracy"], decided["balanced_accuracy"]) == (0.5, 0.75)
+    assert decided["confusion"]["counts"] == [[1, 1], [0, 2]]
+    assert plain["macro"]["auc"] == decided["macro"]["auc"] == 1

@@ -102,7 +102,15 @@ def test_cases_are_the_surest_hits_then_misses_of_each_class():
     predictions = np.array([0, 0, 0, 1, 0, 1, 0])
     probabilities = np.stack([1 - sure, sure], axis=1)
     probabilities[predictions == 0] = probabilities[predictions == 0][:, ::-1]
-    chosen = overlays.select_cases(labels, probabilities, per_group=2)
+    chosen = overlays.select_cases(labels, probabilities, predictions, per_group=2)
     # Hits of 0: 0 and 2 tie, index decides; hits of 1: 3; misses of 0: 5; misses of 1: 6 before 4.
     assert chosen.tolist() == [0, 2, 3, 5, 6, 4]
-    assert overlays.select_cases(labels, probabilities, per_group=1).tolist() == [0, 3, 5, 6]
+    fewer = overlays.select_cases(labels, probabilities, predictions, per_group=1)
+    assert fewer.tolist() == [0, 3, 5, 6]
+
+
+def test_cases_are_ranked_by_the_probability_of_the_predicted_class():
+    labels = np.zeros(3, int)
+    probabilities = np.array([[0.1, 0.9], [0.3, 0.7], [0.2, 0.8]])
+    chosen = overlays.select_cases(labels, probabilities, labels)
+    assert chosen.tolist() == [1, 2]  # all are called 0, though 1 is more probable
