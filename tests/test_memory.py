@@ -1,3 +1,4 @@
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -11,13 +12,14 @@ pytestmark = pytest.mark.skipif(
 TRAIN = """
 import pathlib, runpy, sys
 import numpy as np
-from jaxattn import experiment, train
+from jaxattn import experiment, sharding, train
 from jaxattn.config import base
 from jaxattn.data.dataset import COLUMNS, Dataset
 from jaxattn.models import registry
 conftest = runpy.run_path(sys.argv[1])
 registry.MODELS["tiny"] = registry.Model(conftest["Tiny"], 32)
 count = int(sys.argv[2])
+sharding.split_cpu(1)
 table = {name: np.zeros(count, dtype) for name, dtype in COLUMNS.items()}
 table["image_id"] = table["lesion_id"] = np.arange(count).astype(str)
 table["label"] = np.arange(count, dtype=np.int32) % 3
@@ -57,3 +59,32 @@ def test_streaming_memory_does_not_grow_with_the_data_set(tmp_path, loader, coun
     grown, held = peaks[1] - peaks[0], (counts[1] - counts[0]) * 256 * 256 * 3 / 2**20
     print(f"{loader}: peak {peaks[0]:.0f} -> {peaks[1]:.0f} MiB, {held:.0f} MiB of images")
     assert (grown < 0.2 * held) if loader == "grain" else (grown > 0.8 * held)
+
+
+FREE = """
+import resource, sys
+import jax
+from jaxattn import sharding
+if sys.argv[1] == "keep":
+    sharding.keep_memory()
+sum_up = jax.jit(lambda x: (jax.lax.sort(x + 1) - jax.lax.sort(x * 3)).sum())
+x = jax.numpy.zeros((1 << 15, 1 << 9))
+for repeat in range(4):
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    sum_up(x).block_until_ready()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_freed_memory_is_kept_for_the_next_step():
+    """Two intermediate arrays of 64 MiB are 32,768 pages of 4 KiB, cleared each time or never."""
+    faults = {
+        way: int(
+            subprocess.run(
+                [sys.executable, "-c", FREE, way], check=True, capture_output=True
+            ).stdout
+        )
+        for way in ("keep", "give back")
+    }
+    assert faults["keep"] < 1000 < 16_000 < faults["give back"]
