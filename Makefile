@@ -1,15 +1,19 @@
-# `make quickstart` and `make test` each do everything on a fresh machine.
+# `make quickstart`, `make test` and `make bench-smoke` each do everything on a fresh machine.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint
+.PHONY: quickstart test lint bench-smoke
 
 quickstart: $(VENV)/installed
 	$(BIN)/python -m jaxattn.train --config=configs/quickstart.py
 
 test: lint
 	$(BIN)/python -m pytest
+
+# Every benchmark at toy size; part of `make test` too.
+bench-smoke: $(VENV)/installed-test
+	$(BIN)/python -m pytest tests/benchmarks/test_smoke.py
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

@@ -2,22 +2,25 @@
 
     python benchmarks/gessert_table.py --runs=runs/gessert2019_small
 
-takes the runs in that folder, one for each strategy and named after it, as
-``configs/gessert2019_small.py`` says, and writes ``gessert2019_small.json`` and a table,
-``gessert2019_small.md``, into ``benchmarks/results``.
+The runs in that folder are taken, one for each strategy and named after it, as
+``configs/gessert2019_small.py`` says.
 """
 
 import json
-import os
-import platform
+import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from absl import flags
 
+from benchmarks import measure
 from jaxattn import folds, runs
 from jaxattn.errors import InputError, run_main
 
-RESULTS = Path(__file__).parent / "results"
+NAME = "gessert_table"
 
 
 def collect(folder: Path) -> dict:
@@ -41,8 +44,9 @@ def collect(folder: Path) -> dict:
     }
 
 
-def table(collected: list[dict]) -> str:
+def table(result: Mapping[str, Any]) -> str:
     """Markdown: a row for each strategy, in per cent as in the paper."""
+    collected = result["rows"]
     head = [*folds.MEASURES, "epochs", "minutes"]
     lines = [f"| | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
     for one in collected:
@@ -53,8 +57,7 @@ def table(collected: list[dict]) -> str:
     lines += [
         "",
         f"Test part of one fold ({first['test_images']} images, split seed "
-        f"{first['split']['seed']}), one seed, {os.cpu_count()} cores ({platform.machine()}; "
-        f"{first['device']}; jax {first['versions']['jax']}).",
+        f"{first['split']['seed']}), one seed, {first['device']}, jax {first['versions']['jax']}.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -67,10 +70,8 @@ def main(argv: list[str]) -> None:
     if not found:
         raise InputError(f"{folder}: no runs there, one for each strategy wanted")
     collected = [collect(path) for path in found]
-    name = RESULTS / "gessert2019_small"
-    runs.write_json(name.with_suffix(".json"), {"cores": os.cpu_count(), "runs": collected})
-    name.with_suffix(".md").write_text(table(collected))
-    print(table(collected), end="")
+    measure.write("gessert2019_small", collected, benchmark=NAME)
+    print(table({"rows": collected}), end="")
 
 
 if __name__ == "__main__":

@@ -2,15 +2,17 @@
 
     python benchmarks/grouped_conv.py [--batch=4]
 
-writes ``benchmarks/results/grouped_conv_PLATFORM.json`` and a table beside it. Compiling is not
-counted; a time is the shortest of three, of XLA's own way on a CPU, which takes minutes, of one.
+Compiling is not counted; a time is the shortest of three, of XLA's own way (``plain``) on a CPU,
+which takes minutes, of one. ``taps`` is ours.
 """
 
-import os
-import platform
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jax
 import jax.numpy as jnp
@@ -18,16 +20,16 @@ from absl import flags
 from jax import lax
 from jaxtyping import Array
 
-from jaxattn import runs
+from benchmarks import measure
 from jaxattn.errors import run_main
 from jaxattn.ops.conv import conv_general_dilated
 from jaxattn.ops.grouped_conv import by_taps
 
+NAME = "grouped_conv"
 GROUPS = 32
 #: Side of the input, channels, stride: each resolution of the network and the first way down.
 SHAPES = ((56, 128, 1), (56, 256, 2), (28, 256, 1), (14, 512, 1), (7, 1024, 1))
 PADDING = ((1, 1), (1, 1))
-RESULTS = Path(__file__).parent / "results"
 
 
 def plain(x: Array, kernel: Array, stride: int) -> Array:
@@ -74,7 +76,7 @@ def taps(x: Array, kernel: Array, stride: int) -> Array:
     return by_taps(x, kernel, (stride, stride), PADDING, GROUPS)
 
 
-def measure(way: Callable, shape: tuple[int, int, int], batch: int, repeats: int) -> dict:
+def timed(way: Callable, shape: tuple[int, int, int], batch: int, repeats: int) -> dict:
     """Milliseconds of a step forward and backward: on the clock, and of all cores together."""
     side, channels, stride = shape
     x = jax.random.normal(jax.random.key(0), (batch, side, side, channels))
@@ -95,47 +97,40 @@ def measure(way: Callable, shape: tuple[int, int, int], batch: int, repeats: int
     return {"wall_ms": wall, "cpu_ms": cpu}
 
 
-def table(rows: list[dict], batch: int) -> str:
+def line(row: Mapping[str, Any]) -> str:
+    """A row of the table."""
+    side, channels, stride = row["shape"]
+    cells = (f"{way['wall_ms']:.1f} ({way['cpu_ms']:.1f})" for way in row["ways"].values())
+    ratio = row["ways"]["plain"]["wall_ms"] / row["ways"]["taps"]["wall_ms"]
+    return f"| {side}×{side}×{channels}, {stride} | {' | '.join(cells)} | {ratio:.3g}× |"
+
+
+def table(result: Mapping[str, Any]) -> str:
     """Markdown: a row for each shape, a column for each way."""
-    ways = list(rows[0]["ways"])
-    lines = [f"| input × {batch}, stride | {' | '.join(ways)} |", "|---" * (len(ways) + 1) + "|"]
-    for row in rows:
-        side, channels, stride = row["shape"]
-        cells = (f"{row['ways'][w]['wall_ms']:.1f} ({row['ways'][w]['cpu_ms']:.1f})" for w in ways)
-        lines.append(f"| {side}×{side}×{channels}, {stride} | {' | '.join(cells)} |")
+    head = [f"input × {result['batch']}, stride", *result["rows"][0]["ways"], "plain / taps"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    lines += [line(row) for row in result["rows"]]
+    lines += ["", "Float32, milliseconds on the clock (and of all cores together)."]
     return "\n".join(lines) + "\n"
 
 
 def main(argv: list[str]) -> None:
     """The command line."""
     del argv
-    batch = flags.FLAGS.batch
+    batch, smoke = flags.FLAGS.batch, flags.FLAGS.smoke
     on_cpu = jax.default_backend() == "cpu"
     rows = []
-    for shape in SHAPES:
+    for shape in ((4, 64, 1),) if smoke else SHAPES:
         ways = {
-            way.__name__: measure(way, shape, batch, 1 if on_cpu and way is plain else 3)
+            way.__name__: timed(way, shape, batch, 1 if on_cpu and way is plain else 3)
             for way in (taps, diagonal, windows, plain)
         }
         rows.append({"shape": shape, "ways": ways})
-        print(table(rows[-1:], batch).splitlines()[-1], flush=True)
-    facts = {
-        "device": runs.device(),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-        "versions": runs.versions(),
-        "batch": batch,
-        "load_average": os.getloadavg()[0],
-    }
-    name = RESULTS / f"grouped_conv_{jax.default_backend()}"
-    runs.write_json(name.with_suffix(".json"), facts | {"rows": rows})
-    text = (
-        "Forward and backward, float32, milliseconds on the clock (and of all cores together).\n\n"
-        f"{table(rows, batch)}\n{facts['device']}, {facts['machine']}, jax "
-        f"{facts['versions']['jax']}, load average {facts['load_average']:.1f}.\n"
-    )
-    name.with_suffix(".md").write_text(text)
+        print(line(rows[-1]), flush=True)
+    measure.write(NAME, rows, batch=batch)
 
 
 if __name__ == "__main__":
     flags.DEFINE_integer("batch", 4, "Images in the batch.")
+    flags.DEFINE_bool("smoke", False, "One tiny shape, to see that all runs.")
     run_main(main)

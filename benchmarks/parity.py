@@ -12,18 +12,18 @@ randomly weighted sum of logits with respect to the images and all parameters. T
 ordinary random weights, all three with weights that keep clear of the kinks of ReLUs (see
 ``peers/keras_weights.py``), each for several seeds, of which the worst is reported.
 
-With ``--training``: the loss at each of 20 steps of Adam(0.01, epsilon 0.1), Datta et al.'s, on one
-batch, with batch norm in training mode and without dropout, from weights clear of the kinks; and
-batch norm's moving statistics and all parameters after them.
+With ``--training``: the loss at each of 20 steps of Adam(0.01, epsilon 0.1), Datta et al.'s, each
+with a batch of its own, with batch norm in training mode and without dropout, from weights clear of
+the kinks; and batch norm's moving statistics and all parameters after them.
 
-Results go into a JSON file, in the place of earlier ones of the same models, and the tables of all
-that is in it into a Markdown file beside it. Exit status 1 says that a bound is exceeded.
+Results go into a JSON file, in the place of earlier ones of the same models. Exit status 1 says
+that a bound is exceeded.
 """
 
+import functools
 import gc
 import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -42,12 +42,15 @@ import optax
 from absl import flags
 from flax import linen as nn
 
+from benchmarks import measure
 from benchmarks.peers import keras_models, keras_ties, keras_weights
 from jaxattn import optimizers, runs
 from jaxattn.config import base
 from jaxattn.convert.keras import from_layers
 from jaxattn.errors import InputError, run_main, suggestion
 from jaxattn.models import registry
+
+NAME = "parity"
 
 #: Largest differences allowed, relative to the largest element.
 BOUNDS = {
@@ -251,7 +254,7 @@ def keras_side(
 def difference(got: Any, wanted: Any, scale: float | None = None) -> float:
     """The largest difference relative to the largest element or a scale; inf if not finite."""
     got, wanted = np.asarray(got), np.asarray(wanted)
-    if got.shape != wanted.shape or not np.isfinite(wanted).all():
+    if got.shape != wanted.shape or not (np.isfinite(got).all() and np.isfinite(wanted).all()):
         return float("inf")
     largest = scale or np.abs(wanted).max()
     apart = np.abs(got - wanted).max()
@@ -300,28 +303,32 @@ def compare_outputs(name: str, seeds: Sequence[int], batch: int, size: int | Non
             got = ours(images)
             theirs = theirs or keras_side(pair, weighting, list(got.outputs))
             wanted = theirs(images)
-            _record(row["differences"].setdefault(kind, {}), got, wanted)
+            found = row["differences"].setdefault(kind, {})
+            for what, (value, where) in compared(got, wanted).items():
+                if what not in found or value > found[what]["difference"]:
+                    found[what] = {"difference": value, "at": where}
     row["endpoints"] = len(got.outputs)
     row["parameters"] = len(by_path(got.gradients))
     row["seconds"] = round(time.monotonic() - began, 1)
     return row
 
 
-def _record(found: dict[str, Any], got: Outcome, wanted: Outcome) -> None:
-    """Keeps the larger differences."""
-    gradients = {"images": wanted.image_gradient, **by_path(wanted.gradients)}
-    measured = {
+def compared(got: Outcome, wanted: Outcome) -> dict[str, tuple[float, str]]:
+    """The largest difference of each kind, and where it is."""
+    gradients, theirs = (
+        {"images": side.image_gradient, **by_path(side.gradients)} for side in (got, wanted)
+    )
+    return {
         "logits": worst({"logits": got.outputs["logits"]}, {"logits": wanted.outputs["logits"]}),
         "endpoints": worst(got.outputs, wanted.outputs),
-        "gradients": worst({"images": got.image_gradient, **by_path(got.gradients)}, gradients),
+        "gradients": worst(gradients, theirs),
     }
-    for what, (value, where) in measured.items():
-        if what not in found or value > found[what]["difference"]:
-            found[what] = {"difference": value, "at": where}
 
 
 def compare_training(name: str, steps: int, batch: int, size: int, seed: int = 0) -> dict:
     """Compares losses step by step, and moving statistics and parameters at the end.
+
+    Each step has its own batch, the same on both sides.
 
     Args:
         name: Name of the model.
@@ -335,11 +342,14 @@ def compare_training(name: str, steps: int, batch: int, size: int, seed: int = 0
     """
     began = time.monotonic()
     pair = make_pair(name, size, dropout=0.0)
-    images = pair.images(batch, seed)
-    keras_weights.draw(pair.keras, images, seed, away_from_kinks=True, training=True)
-    labels = np.random.default_rng(seed).integers(0, pair.keras.output.shape[-1], batch)
-    got, ours = our_training(pair, images, labels, steps)
-    wanted, theirs = keras_training(pair, images, labels, steps)
+    rng, classes = np.random.default_rng(seed), pair.keras.output.shape[-1]
+    batches = [
+        (pair.images(batch, seed + step), rng.integers(0, classes, batch)) for step in range(steps)
+    ]
+    keras_weights.draw(pair.keras, batches[0][0], seed, away_from_kinks=True, training=True)
+    start = pair.converted({v.path: v.value for v in pair.keras.variables})
+    got, ours = our_training(pair, start, batches)
+    wanted, theirs = keras_training(pair, batches)
     found = {
         "losses": worst(_by_step(got), _by_step(wanted)),
         "statistics": worst(by_path(ours["batch_stats"]), by_path(theirs["batch_stats"])),
@@ -362,15 +372,17 @@ def _by_step(losses: Sequence[float]) -> dict[str, float]:
     return {f"step {i}": loss for i, loss in enumerate(losses, 1)}
 
 
-def our_training(
-    pair: Pair, images: np.ndarray, labels: np.ndarray, steps: int
-) -> tuple[list[float], Tree]:
-    """Our losses, and variables at the end, from the Keras model's present weights."""
+#: Images and labels of each step.
+Batches = Sequence[tuple[np.ndarray, np.ndarray]]
+
+
+def our_training(pair: Pair, variables: Tree, batches: Batches) -> tuple[list[float], Tree]:
+    """Our losses of training on images and labels, and variables at the end."""
     fields = base().optimizer
     fields.update(
         name="keras_adam", learning_rate=RATE, eps=EPSILON, schedule="constant", warmup=0.0
     )
-    optimizer = optimizers.build(fields, steps)
+    optimizer = optimizers.build(fields, len(batches))
 
     def no_dropout(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         return args[0] if isinstance(context.module, nn.Dropout) else call(*args, **kwargs)
@@ -390,18 +402,15 @@ def our_training(
         updates, state = optimizer.update(gradients, state, params)
         return value, {"params": optax.apply_updates(params, updates), **updated}, state
 
-    variables = pair.converted({v.path: v.value for v in pair.keras.variables})
     state, losses = optimizer.init(variables["params"]), []
-    for _ in range(steps):
+    for images, labels in batches:
         value, variables, state = step(variables, state, images, labels)
         losses.append(float(value))
     return losses, variables
 
 
-def keras_training(
-    pair: Pair, images: np.ndarray, labels: np.ndarray, steps: int
-) -> tuple[list[float], Tree]:
-    """Keras' losses, and its variables at the end, as ours."""
+def keras_training(pair: Pair, batches: Batches) -> tuple[list[float], Tree]:
+    """Keras' losses from its present weights, and its variables at the end, as ours."""
     model, optimizer = pair.keras, keras.optimizers.Adam(RATE, epsilon=EPSILON)
     optimizer.build(model.trainable_variables)
     crossentropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -418,7 +427,7 @@ def keras_training(
     trainable = [v.value for v in model.trainable_variables]
     others = [v.value for v in model.non_trainable_variables]
     state, losses = [v.value for v in optimizer.variables], []
-    for _ in range(steps):
+    for images, labels in batches:
         value, trainable, state, others = step(trainable, others, state, images, labels)
         losses.append(float(value))
     values = zip(model.trainable_variables, trainable, strict=True)
@@ -489,7 +498,7 @@ TABLES = {
 }
 
 
-def tables(results: Mapping[str, Any]) -> str:
+def table(results: Mapping[str, Any]) -> str:
     """Markdown of all results; what exceeds its bound is bold."""
     lines = []
     for kind, (cells, header, caption) in TABLES.items():
@@ -502,21 +511,20 @@ def tables(results: Mapping[str, Any]) -> str:
         lines += ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
         lines += ["| " + " | ".join(cells(row)) + " |" for row in rows]
         lines += ["", caption.format(**facts), ""]
-    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    return "\n".join([*lines, f"{results['machine']}; {versions}; float32."]) + "\n"
+    return "\n".join([*lines, "All in float32."]) + "\n"
 
 
 def add(out: Path, kind: str, rows: Sequence[dict]) -> None:
     """Puts rows into the result file and writes its tables again."""
     results = json.loads(out.read_text()) if out.is_file() else {}
-    results["machine"] = f"{os.cpu_count()} cores ({platform.machine()}), {runs.device()}"
-    results["versions"] = {**runs.versions(), "keras": keras.__version__}
+    machine = measure.machine()
+    machine["versions"]["keras"] = keras.__version__
+    results |= {"benchmark": NAME, "command": "python benchmarks/parity.py", "machine": machine}
     results["bounds"] = BOUNDS
     results.setdefault(kind, {}).update({row["model"]: row for row in rows})
     known = list(keras_models.names())
     results[kind] = dict(sorted(results[kind].items(), key=lambda row: known.index(row[0])))
     runs.write_json(out, results)
-    out.with_suffix(".md").write_text(tables(results))
 
 
 def main(argv: list[str]) -> None:
@@ -524,10 +532,12 @@ def main(argv: list[str]) -> None:
     del argv
     training = flags.FLAGS.training
     known = list(TRAINED if training else keras_models.names())
-    failed = False
-    for name in flags.FLAGS.models or known:
+    names = flags.FLAGS.models or known
+    for name in names:
         if name not in known:
             raise InputError(f"--models: {name!r} given{suggestion(name, known)}")
+    failed = False
+    for name in names:
         size, batch = flags.FLAGS.size, flags.FLAGS.batch
         if training:
             row = compare_training(name, flags.FLAGS.steps, batch or 8, size or TRAINED[name])
@@ -548,8 +558,9 @@ if __name__ == "__main__":
     flags.DEFINE_list("models", [], "Names of the models; all without.")
     flags.DEFINE_string("out", str(out), "The JSON file of results.")
     flags.DEFINE_bool("training", False, "Compare training instead of outputs and gradients.")
-    flags.DEFINE_integer("size", None, "Height and width of the images; as published without.")
-    flags.DEFINE_integer("batch", None, "Images in a batch; 1, or 8 in training, without.")
-    flags.DEFINE_integer("seeds", 2, "How many draws of weights and images to compare outputs of.")
-    flags.DEFINE_integer("steps", 20, "How many steps to train.")
+    count = functools.partial(flags.DEFINE_integer, lower_bound=1)
+    count("size", None, "Height and width of the images; without, as published.")
+    count("batch", None, "Images in a batch; without, 1, or 8 in training.")
+    count("seeds", 2, "How many draws of weights and images to compare outputs of.")
+    count("steps", 20, "How many steps to train.")
     run_main(main)

@@ -2,17 +2,19 @@
 
     python benchmarks/seeds.py --name=ham_small --runs=runs/seed0,runs/seed1,runs/seed2
 
-takes finished runs of one config, each with its own seeds, fits the baselines on the training part
-of each run's split and writes ``benchmarks/results/NAME.json`` and a table, ``NAME.md``. The
-baselines: the commonest class for every image; logistic regression, classes balanced, on the
-images' pixels averaged down to 8x8.
+Finished runs of one config are taken, each with its own seeds, and the baselines are fitted on the
+training part of each run's split: the commonest class for every image; logistic regression, classes
+balanced, on the images' pixels averaged down to 8x8.
 """
 
 import json
-import os
-import platform
 import statistics
+import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 from absl import flags
@@ -21,15 +23,16 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from benchmarks import measure
 from jaxattn import experiment, metrics, runs
 from jaxattn.errors import InputError, run_main
 
+NAME = "seeds"
 MEASURES = {
     "balanced accuracy": lambda m: m["balanced_accuracy"],
     "macro AUC": lambda m: m["macro"]["auc"],
     "accuracy": lambda m: m["accuracy"],
 }
-RESULTS = Path(__file__).parent / "results"
 
 
 def baselines(folder: Path) -> dict[str, dict]:
@@ -77,13 +80,14 @@ def collect(folder: Path) -> dict:
     }
 
 
-def table(collected: list[dict]) -> str:
+def table(result: Mapping[str, Any]) -> str:
     """Markdown: a row for each predictor, mean and standard deviation over the seeds."""
+    collected = result["rows"]
     lines = [f"| | {' | '.join(MEASURES)} |", "|---" * (len(MEASURES) + 1) + "|"]
     for row in collected[0]["rows"]:
         cells = []
-        for measure in MEASURES.values():
-            values = [measure(one["rows"][row]) for one in collected]
+        for of in MEASURES.values():
+            values = [of(one["rows"][row]) for one in collected]
             spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
             cells.append(f"{statistics.mean(values):.3f}{spread}")
         lines.append(f"| {row} | {' | '.join(cells)} |")
@@ -94,9 +98,7 @@ def table(collected: list[dict]) -> str:
         "",
         f"Test part, mean ± standard deviation over the runs; seed and seed of the split: "
         f"{', '.join(seeds)}. "
-        f"Training took {minutes} minutes on "
-        f"{os.cpu_count()} cores ({platform.machine()}; {first['device']}; jax "
-        f"{first['versions']['jax']}).",
+        f"Training took {minutes} minutes on {first['device']}, jax {first['versions']['jax']}.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -105,14 +107,11 @@ def main(argv: list[str]) -> None:
     """The command line."""
     del argv
     collected = [collect(Path(folder)) for folder in flags.FLAGS.runs]
-    runs.write_json(
-        RESULTS / f"{flags.FLAGS.name}.json", {"cores": os.cpu_count(), "runs": collected}
-    )
-    (RESULTS / f"{flags.FLAGS.name}.md").write_text(table(collected))
-    print(table(collected), end="")
+    measure.write(flags.FLAGS.name, collected, benchmark=NAME)
+    print(table({"rows": collected}), end="")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("name", None, "Name of the result files.", required=True)
+    flags.DEFINE_string("name", None, "Name of the result file.", required=True)
     flags.DEFINE_list("runs", None, "Folders of finished runs.", required=True)
     run_main(main)

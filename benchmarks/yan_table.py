@@ -2,25 +2,28 @@
 
     python benchmarks/yan_table.py --runs=runs/yan2019
 
-takes the runs in that folder, each named after its row as ``configs/yan2019.py`` says, and writes
-``yan2019.json`` and a table, ``yan2019.md``, into ``benchmarks/results``. Average precision and AUC
-are those of the test part; Jaccard indices too where it has masks, else those of the validation
-part, for which ``python -m jaxattn.evaluate --split=validation`` is to be run as well.
+The runs in that folder are taken, each named after its row as ``configs/yan2019.py`` says. Average
+precision and AUC are those of the test part; Jaccard indices too where it has masks, else those of
+the validation part, for which ``python -m jaxattn.evaluate --split=validation`` is to be run as
+well.
 """
 
 import json
-import os
-import platform
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from absl import flags
 
+from benchmarks import measure
 from jaxattn import published, runs
 from jaxattn.errors import InputError, run_main
 from jaxattn.metrics import number
 
-RESULTS = Path(__file__).parent / "results"
+NAME = "yan_table"
 MAPS = ("attention_pool3", "attention_pool4", "cam")
 
 
@@ -53,8 +56,9 @@ def collect(folder: Path) -> dict[str, Any]:
     }
 
 
-def table(collected: list[dict[str, Any]]) -> str:
+def table(result: Mapping[str, Any]) -> str:
     """Markdown: a row for each run, ours and in brackets what was published."""
+    collected = result["rows"]
     head = ["AP", "AUC", *(f"Jaccard {name}" for name in MAPS)]
     lines = [f"| | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
     for one in collected:
@@ -72,8 +76,7 @@ def table(collected: list[dict[str, Any]]) -> str:
         f"AP and AUC of {first['positive']['class']}: test part ({first['test_images']} images). "
         f"Jaccard index: {' and '.join(parts) or 'no'} part ({of_maps} images with a mask). In "
         f"brackets: published, with ImageNet's weights. One seed, {first['epochs']} epochs, "
-        f"{first['image_size']} pixels; {os.cpu_count()} cores ({platform.machine()}; "
-        f"{first['device']}; jax {first['versions']['jax']}).",
+        f"{first['image_size']} pixels; {first['device']}, jax {first['versions']['jax']}.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -88,10 +91,8 @@ def main(argv: list[str]) -> None:
     if not known:
         raise InputError(f"{folder}: no runs there that are called {', '.join(rows)}")
     collected = [collect(path) for path in known]
-    name = RESULTS / "yan2019"
-    runs.write_json(name.with_suffix(".json"), {"cores": os.cpu_count(), "runs": collected})
-    name.with_suffix(".md").write_text(table(collected))
-    print(table(collected), end="")
+    measure.write("yan2019", collected, benchmark=NAME)
+    print(table({"rows": collected}), end="")
 
 
 if __name__ == "__main__":

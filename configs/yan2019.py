@@ -28,8 +28,9 @@ What differs: ISIC 2016 has no validation part, so a tenth of the training part,
 the checkpoint (``--config.split.validation``). The centre crop is made when images are decoded: one
 prepared folder serves all configs, and no pixel of it is stored that is not the source's.
 
-``small`` is a comparison that two CPU cores can make: a quarter of the width, 96 × 96 of 112 × 112,
-15 epochs. It starts from random numbers, so its maps' loss weighs ten times more, and it has AdamW:
+``small`` is a comparison that two CPU cores can make: a quarter of the width, 64 × 64 of 75 × 75,
+5 epochs, a core for each run. It starts from random numbers, so its maps' loss weighs ten times
+more, and it has AdamW:
 
     for row in mel attnmel attnmel_lesion attnmel_bkg vgg16_gap; do
       python -m jaxattn.train --config=configs/yan2019.py:small,$row --workdir=runs/yan2019/$row \
@@ -113,13 +114,12 @@ def _data(config: ConfigDict, data: str, classes: tuple[str, ...]) -> None:
 
 
 def _small(config: ConfigDict) -> None:
-    config.dataset.image_size = 112
-    config.crops.size = 96
+    config.dataset.image_size = 75
+    config.crops.size = 64
     config.dtype = "float32"
     config.model.backbone_options = ConfigDict({"width": 0.25})
     for name, weight in config.loss.maps.weights.items():
         config.loss.maps.weights[name] = 10 * weight
     config.optimizer.update(name="adamw", learning_rate=0.001, weight_decay=0.05, decay="kernels")
     config.optimizer.update(schedule="cosine", warmup=0.1)
-    config.epochs = 15
-    config.cpu_devices = 2
+    config.epochs = 5

@@ -14,7 +14,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from jaxattn import evaluate, report, runs, sharding, train
+from jaxattn import compilation, evaluate, report, runs, sharding, train
 from jaxattn.errors import InputError, run_main
 
 SUMMARY = "folds.json"
@@ -107,6 +107,7 @@ def main(argv: list[str]) -> None:
     given = flags.FLAGS
     folder = train.workdir(given)
     sharding.split_cpu(given.config.cpu_devices)
+    compilation.use_cache()
     results = run(given.config, folder, train.signals())
     if results is None:
         print(f"stopped; the same command resumes {folder}")

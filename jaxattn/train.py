@@ -18,7 +18,7 @@ from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jaxattn import evaluate, experiment, metrics, report, runs, sharding, weights
+from jaxattn import compilation, evaluate, experiment, metrics, report, runs, sharding, weights
 from jaxattn.checkpoints import Checkpoints
 from jaxattn.errors import InputError, run_main
 from jaxattn.state import TrainState
@@ -180,7 +180,9 @@ def validate(
         return {}
     probabilities, _ = built.predict(predict_step, state.evaluated, rows)
     labels = built.dataset.labels[rows]
-    values = metrics.classification(labels, probabilities, built.dataset.class_names)
+    values = metrics.classification(
+        labels, probabilities, built.dataset.class_names, built.decide(probabilities)
+    )
     likelihood = np.clip(probabilities[np.arange(len(rows)), labels], 1e-12, None)
     measured = {
         "loss": float(-np.log(likelihood).mean()),
@@ -259,6 +261,7 @@ def main(argv: list[str]) -> None:
         jax.distributed.initialize()
     folder = workdir(given)
     sharding.split_cpu(given.config.cpu_devices)
+    compilation.use_cache()
     if not train(given.config, folder, signals()):
         print(f"stopped; the same command resumes {folder}")
         return

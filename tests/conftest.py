@@ -24,7 +24,9 @@ from jaxattn.models import registry  # noqa: E402
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory):
     """Runs that are stopped and resumed compile the same programs again and again."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
+    folder = str(tmp_path_factory.mktemp("xla"))
+    jax.config.update("jax_compilation_cache_dir", folder)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder  # of the command lines that tests run
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 

@@ -139,7 +139,7 @@ def decode_image(
     """
     with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
         if size is None:
-            return np.asarray(image.convert("RGB"))
+            return np.asarray(_rgb(image))
         return np.asarray(_resized(image, size[::-1], Image.Resampling.BILINEAR, 1, centre))
 
 
@@ -176,7 +176,12 @@ def _resized(
     drafted = image.draft("RGB", (width, height))
     # Decoding at 1/4 rounds 450 rows up to 113: only the first 112.5 of them are the image.
     box = _middle(drafted[1] if drafted else (0, 0, *image.size), centre)
-    return image.convert("RGB").resize(size, resample, box)
+    return _rgb(image).resize(size, resample, box)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    # Converting an RGB image copies it.
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _middle(box: tuple[Any, ...], centre: float) -> tuple[Any, Any, Any, Any]:

@@ -5,6 +5,7 @@ Both give the same batches in the same order from any step on, so nothing of a l
 
 import collections
 import functools
+import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,6 +18,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jaxattn import sharding
+from jaxattn.data import views
 from jaxattn.data.dataset import MASKS, Dataset, height_width
 from jaxattn.data.plans import Plan
 from jaxattn.errors import InputError, suggestion
@@ -27,6 +29,9 @@ LOADERS = ("auto", "resident", "grain")
 #: ``auto`` keeps the images there.
 RESIDENT_SHARE = 0.3
 RESIDENT_BYTES = 1 << 30
+
+#: The most threads that decode streamed images: more of them wait for Python's lock.
+MOST_THREADS = 16
 
 Batch = dict[str, jax.Array]
 
@@ -99,81 +104,91 @@ class Loader:
     def _batches(
         self, rows: "Plan | np.ndarray", local: int, size: int, first: int, last: int
     ) -> Iterator[Batch]:
+        dataset, masks, slots = self._dataset, self._masks, _Slots(rows, local, size)
+        there: Iterator[dict[str, np.ndarray]]
         if self.data:
-            batches = (self._rows(rows, local, size, step) for step in range(first, last))
+            there = (_facts(dataset, masks, slots[step]) for step in range(first, last))
         else:
-            examples = _Examples(self._dataset, self._masks, rows, local, size, last)
-            batches = self._stream(examples, local, first)
-        return _ahead(sharding.put_batch(self._mesh, batch) for batch in batches)
+            there = self._stream(_Batches(dataset, self._shape, masks, slots, last), first)
+        return _ahead(sharding.put_batch(self._mesh, batch) for batch in there)
 
-    def _rows(self, rows: "Plan | np.ndarray", local: int, size: int, step: int):
-        start = step * size + jax.process_index() * local
-        chosen = np.array([rows[start + i] for i in range(local)], dtype=np.int32)
-        return _facts(self._dataset, self._masks, chosen)
-
-    def _stream(self, examples: "_Examples", local: int, first: int):
-        dataset = grain.MapDataset.source(examples)[first * local :].batch(local)
-        batches = dataset.to_iter_dataset(
-            grain.ReadOptions(
-                num_threads=0 if self._config.workers else 16, prefetch_buffer_size=4 * local
-            )
+    def _stream(self, batches: "_Batches", first: int) -> Iterator[dict[str, np.ndarray]]:
+        # Twice the cores, for what waits for the disk. All that is decoded ahead is in memory.
+        workers = self._config.workers
+        threads = 0 if workers else min(MOST_THREADS, 2 * (os.cpu_count() or 1))
+        stream = grain.MapDataset.source(batches)[first:].to_iter_dataset(
+            grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)
         )
-        if self._config.workers:
+        if workers:
             if not flags.FLAGS.is_parsed():  # Grain reads flags, which a notebook has not parsed
                 flags.FLAGS.mark_as_parsed()
-            options = grain.MultiprocessingOptions(num_workers=self._config.workers)
-            batches = batches.mp_prefetch(options)
-        return iter(batches)
+            stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        return iter(stream)
 
 
-class _Examples:
-    """This host's slots of all batches, decoded: the random access that Grain reads from."""
+class _Slots:
+    """The rows of this host's slots of each batch."""
+
+    def __init__(self, rows: "Plan | np.ndarray", local: int, size: int):
+        self._rows, self._size = rows, size
+        self._own = range(jax.process_index() * local, (jax.process_index() + 1) * local)
+
+    def __getitem__(self, step: int) -> np.ndarray:
+        return np.array([self._rows[step * self._size + i] for i in self._own], dtype=np.int32)
+
+
+class _Batches:
+    """This host's part of each batch, decoded: the random access that Grain reads from.
+
+    Whole batches rather than images: they are written where they stay, and what Grain does for
+    each of its elements costs a quarter of decoding a small image.
+    """
 
     def __init__(
-        self,
-        dataset: Dataset,
-        masks: str,
-        rows: "Plan | np.ndarray",
-        local: int,
-        size: int,
-        last: int,
+        self, dataset: Dataset, shape: tuple[int, int], masks: str, slots: _Slots, last: int
     ):
-        self._dataset, self._masks, self._rows = dataset, masks, rows
-        self._local, self._size, self._last = local, size, last
-        self._offset = jax.process_index() * local
+        self._dataset, self._shape, self._masks = dataset, shape, masks
+        self._slots, self._last = slots, last
 
     def __len__(self) -> int:
-        return self._last * self._local
+        return self._last
 
-    def __getitem__(self, slot: int) -> dict[str, Any]:
-        step, place = divmod(slot, self._local)
-        row = int(self._rows[step * self._size + self._offset + place])
-        pixels = _pixels(self._dataset.records[row], self._masks)
-        return _facts(self._dataset, self._masks, np.int32(row)) | pixels
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+        rows = self._slots[step]
+        arrays = _empty(len(rows), self._shape, self._masks)
+        for place, row in enumerate(rows.tolist()):
+            _put(arrays, place, self._dataset.records[row], self._masks)
+        return _facts(self._dataset, self._masks, rows) | arrays
 
 
-def _facts(dataset: Dataset, masks: str, row: Any) -> dict[str, Any]:
-    """What is known of a row, or of several, without its pixels."""
-    facts = {"row": row, "label": dataset.labels[row]}
+def _facts(dataset: Dataset, masks: str, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """What is known of some rows without their pixels."""
+    facts = {"row": rows, "label": dataset.labels[rows]}
     if masks:
         there = dataset.table.get(f"has_{masks}", np.zeros(len(dataset), np.bool_))
-        facts["has_mask"] = there[row]
+        facts["has_mask"] = there[rows]
     return facts
 
 
-def _pixels(example: Mapping[str, Any], masks: str) -> dict[str, np.ndarray]:
-    image = example["image"]
-    if not masks:
-        return {"image": image}
-    mask = example.get(masks)
-    blank = np.zeros(image.shape[:2], np.uint8)
-    return {"image": image, "mask": blank if mask is None else (mask > 0).astype(np.uint8)}
+def _empty(count: int, shape: tuple[int, int], masks: str) -> dict[str, np.ndarray]:
+    arrays = {"image": np.empty((count, *shape, 3), np.uint8)}
+    if masks:
+        arrays["mask"] = np.empty((count, *shape), np.uint8)
+    return arrays
+
+
+def _put(
+    arrays: Mapping[str, np.ndarray], place: int, example: Mapping[str, Any], masks: str
+) -> None:
+    arrays["image"][place] = example["image"]
+    if masks:
+        arrays["mask"][place] = example[masks] > 0 if masks in example else 0
 
 
 def decode_all(
     dataset: Dataset, image_size: int | tuple[int, int], masks: str = ""
 ) -> dict[str, np.ndarray]:
-    """All images of a data set.
+    """All images of a data set; of copies, the image that they are copies of is decoded once.
 
     Args:
         dataset: The data set.
@@ -184,17 +199,14 @@ def decode_all(
         ``image`` uint8 ``(N, H, W, 3)`` and, where it is asked for, ``mask`` uint8 ``(N, H, W)`` in
         {0, 1}.
     """
-    shape = len(dataset), *height_width(image_size)
-    arrays = {"image": np.empty((*shape, 3), np.uint8)}
-    if masks:
-        arrays["mask"] = np.empty(shape, np.uint8)
+    arrays = _empty(len(dataset), height_width(image_size), masks)
 
-    def decode(row: int) -> None:
-        for name, pixels in _pixels(dataset.records[row], masks).items():
-            arrays[name][row] = pixels
+    def decode(rows: list[int]) -> None:
+        for row, example in zip(rows, views.read(dataset.records, rows), strict=True):
+            _put(arrays, row, example, masks)
 
     with ThreadPoolExecutor() as pool:
-        collections.deque(pool.map(decode, range(len(dataset))), maxlen=0)
+        collections.deque(pool.map(decode, views.copies(dataset.records)), maxlen=0)
     return arrays
 
 

@@ -1,7 +1,7 @@
 """Data sets made of another one's images: some of them, in another order, turned or mirrored."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,11 +44,31 @@ class View(Sequence[Example]):
 
     def __getitem__(self, index):
         i = range(len(self))[index]
-        example = self.records[self.rows[i]]
+        return self.moved(self.records[self.rows[i]], i)
+
+    def moved(self, example: Any, index: int) -> Any:
+        """Record ``index``, made of the record of the other sequence that it is a view of."""
         if not self.moves:
             return example
-        move = MOVES[self.moves[i]]
+        move = MOVES[self.moves[index]]
         return {name: np.ascontiguousarray(move(array)) for name, array in example.items()}
+
+
+def copies(records: Sequence[Any]) -> list[list[int]]:
+    """All positions of a sequence, those together that are views of one record."""
+    sources = records.rows if isinstance(records, View) else np.arange(len(records))
+    order = np.argsort(sources, kind="stable")
+    firsts = np.flatnonzero(np.diff(sources[order])) + 1
+    return [each.tolist() for each in np.split(order, firsts)]
+
+
+def read(records: Sequence[Any], together: Sequence[int]) -> Iterator[Any]:
+    """The records at some positions that `copies` put together, at the cost of reading one."""
+    if not isinstance(records, View):
+        yield from (records[i] for i in together)
+        return
+    source = records.records[records.rows[together[0]]]
+    yield from (records.moved(source, i) for i in together)
 
 
 def take(dataset: Dataset, rows: Int[np.ndarray, " n"], **columns: np.ndarray) -> Dataset:

@@ -3,8 +3,8 @@
 XLA's CPU backend computes a convolution in groups without its fast convolution, about a hundred
 times slower than it need be. There it becomes one product for each place in the window, in batches
 over the groups, which costs the least of what was measured: one product of all places' windows, and
-a plain convolution whose kernel is zero between the groups
-(``benchmarks/results/grouped_conv_cpu.md``). On other backends it is ``lax.conv_general_dilated``.
+a plain convolution whose kernel is zero between the groups (``benchmarks/README.md``). On other
+backends it is ``lax.conv_general_dilated``.
 """
 
 import functools

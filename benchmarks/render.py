@@ -1,0 +1,109 @@
+"""Makes ``benchmarks/README.md`` of the preface and all results: no number is typed by hand.
+
+    python benchmarks/render.py [--check]
+
+With ``--check`` nothing is written: exit status 1 says that the file is not what the results give.
+"""
+
+import importlib
+import inspect
+import json
+import os
+import sys
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from absl import flags
+
+from jaxattn.errors import InputError, run_main
+
+HERE = Path(__file__).parent
+#: The benchmarks in the order of the page; a result names its own by ``benchmark``.
+BENCHMARKS = (
+    "attention_kernel",
+    "train_step",
+    "input_pipeline",
+    "scaling",
+    "grouped_conv",
+    "patch_throughput",
+    "parity",
+    "seeds",
+    "gessert_table",
+    "yan_table",
+)
+
+
+def read(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The results in a folder by benchmark, in the order of their files' names.
+
+    Raises:
+        InputError: A file is no result of a benchmark.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            result = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{path}: {error}; the JSON of a benchmark wanted") from error
+        name = result.get("benchmark") if isinstance(result, dict) else None
+        if name not in BENCHMARKS:
+            raise InputError(f"{path}: benchmark is {name!r}, one of {BENCHMARKS} wanted")
+        found.setdefault(name, []).append(result)
+    return found
+
+
+def described(module: ModuleType) -> list[str]:
+    """A heading and what the module says of itself, without its command lines."""
+    first, *rest = inspect.cleandoc(module.__doc__ or module.__name__).split("\n\n")
+    file = Path(module.__file__ or "").name
+    heading = f"## [{file}]({file}): {' '.join(first.split()).rstrip('.')}"
+    return [heading, *(part for part in rest if not part.startswith("    "))]
+
+
+def on_machine(machine: Mapping[str, Any]) -> str:
+    """A machine in one line."""
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    facts = f"{machine['device']}; {machine['processor']}, {machine['cores']} cores; {versions}"
+    if "load_before" in machine:
+        facts += f"; load {machine['load_before']:.1f}"
+    return facts + "."
+
+
+def page(folder: Path) -> str:
+    """The whole page of the results in a folder."""
+    results = read(folder)
+    parts = [(HERE / "preface.md").read_text(encoding="utf-8").strip()]
+    for name in BENCHMARKS:
+        if name not in results:
+            continue
+        module = importlib.import_module(f"benchmarks.{name}")
+        parts += described(module)
+        for result in results[name]:
+            parts += [
+                textwrap.indent(result["command"], "    "),
+                on_machine(result["machine"]),
+                module.table(result).strip(),
+            ]
+    return "\n\n".join(parts) + "\n"
+
+
+def main(argv: list[str]) -> None:
+    """The command line."""
+    del argv
+    folder = Path(os.environ.get("JAXATTN_RESULTS", HERE / "results"))
+    path, text = HERE / "README.md", page(folder)
+    if not flags.FLAGS.check:
+        path.write_text(text, encoding="utf-8")
+    elif not path.is_file() or path.read_text(encoding="utf-8") != text:
+        print(f"{path.name} is not what the results give; run benchmarks/render.py")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_bool("check", False, "Only look whether the page is up to date.")
+    run_main(main)

@@ -1,0 +1,38 @@
+"""Every benchmark at toy size, so that none rots."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BENCHMARKS = {
+    "attention_kernel": ["--smoke", "--tensorflow_python="],
+    "grouped_conv": ["--smoke"],
+    "patch_throughput": ["--smoke"],
+}
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_benchmark_runs_and_its_result_makes_a_table(name, tmp_path):
+    run = subprocess.run(
+        [sys.executable, f"benchmarks/{name}.py", *BENCHMARKS[name]],
+        cwd=ROOT,
+        env={**os.environ, "JAXATTN_RESULTS": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    (path,) = tmp_path.glob("*.json")
+    result = json.loads(path.read_text())
+    assert result["benchmark"] == name
+    assert result["rows"]
+    assert result["machine"]["versions"]["jax"]
+    lines = importlib.import_module(f"benchmarks.{name}").table(result).splitlines()
+    head, rule, *rows = (line.count("|") for line in lines if line.startswith("|"))
+    assert rows
+    assert {head, rule, *rows} == {head}
