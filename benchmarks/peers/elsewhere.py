@@ -42,6 +42,7 @@ class Process:
                 env={**os.environ, **(env or {})},
             )
         except OSError as error:
+            self._errors.close()
             raise Unavailable(f"{command[0]}: {error.strerror}") from error
         try:
             self.about = self._answer()
@@ -78,7 +79,8 @@ class Process:
         """Ends the peer, which stops when its input does."""
         assert self._process.stdin
         assert self._process.stdout
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # a question that it did not live to read
+            self._process.stdin.close()
         self._process.wait()
         self._process.stdout.close()
         self._errors.close()

@@ -1,3 +1,4 @@
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -37,7 +38,7 @@ def test_bytes_are_those_of_features_and_of_the_kernel_that_is_read():
 
 
 def test_inputs_keep_clear_of_the_kink():
-    inputs = CASE.inputs()
+    inputs = {name: jnp.asarray(each) for name, each in CASE.inputs().items()}
     logits = attention_kernel.ops.released_logits(inputs["x"], inputs["kernel"])
     logits += inputs["other"][:, None, None]
     assert np.abs(logits).min() > 1

@@ -12,6 +12,7 @@ parity = pytest.importorskip("benchmarks.parity")
 
 from benchmarks.peers import keras_ties, keras_weights  # noqa: E402
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 #: The network that is compiled fastest, at the smallest size it bears.
 NAME, SIZE = "koefler_cnn_sa", 75
 BOUNDS = parity.BOUNDS
