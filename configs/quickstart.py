@@ -15,5 +15,5 @@ def get_config() -> ConfigDict:
     config = base()
     config.model.width = 24
     config.cpu_devices = 2
-    config.epochs = 12
+    config.epochs = 14
     return config

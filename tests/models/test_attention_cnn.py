@@ -29,7 +29,7 @@ def test_parameter_count_by_hand():
         shortcut = channels_in * channels + 2 * channels if channels_in != channels else 0
         return convolutions + 2 * 2 * channels + shortcut
 
-    stem = 4 * 4 * 3 * 24 + 2 * 24
+    stem = 3 * 3 * 12 * 24 + 2 * 24
     stages = block(24, 48) + block(48, 96) + block(96, 96) + block(192, 192)
     attention = 9 * 96 * 16 + 1
     head = 192 * 7 + 7
