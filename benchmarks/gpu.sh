@@ -33,7 +33,6 @@ share() {
 
 shapes=28x28x512x16,8x8x192x16,7x7x2048x16,28x28x128x16,8x8x2080x16,7x7x128x16,12x12x160x16,8x8x512x12
 share 140 benchmarks/attention_kernel.py --batches=256,16 --dtypes=bfloat16,float32 --shapes="$shapes"
-share 180 benchmarks/train_step.py
 share 70 benchmarks/input_pipeline.py
 share 40 benchmarks/scaling.py
 share 30 benchmarks/grouped_conv.py --batch=64
