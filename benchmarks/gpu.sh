@@ -32,8 +32,9 @@ share() {
 }
 
 shapes=28x28x512x16,8x8x192x16,7x7x2048x16,28x28x128x16,8x8x2080x16,7x7x128x16,12x12x160x16,8x8x512x12
-share 140 benchmarks/attention_kernel.py --batches=256,16 --dtypes=bfloat16,float32 --shapes="$shapes"
+share 130 benchmarks/attention_kernel.py --batches=256,16 --dtypes=bfloat16,float32 --shapes="$shapes"
+share 190 benchmarks/train_step.py --models=resnet50,resnet50_sa,irv2_sa --dtypes=bfloat16
 share 70 benchmarks/input_pipeline.py
-share 40 benchmarks/scaling.py
-share 30 benchmarks/grouped_conv.py --batch=64
-share 50 benchmarks/patch_throughput.py --dtype=bfloat16 --pytorch
+share 35 benchmarks/scaling.py
+share 25 benchmarks/grouped_conv.py --batch=64
+share 45 benchmarks/patch_throughput.py --dtype=bfloat16 --pytorch

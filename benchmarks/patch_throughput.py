@@ -73,10 +73,11 @@ def ours(config: ConfigDict, steps: int) -> Iterator[float]:
 def pytorch(given: Any, steps: int) -> Iterator[float]:
     """Likewise of the published model: crops folded into the batch, weighed by a dense layer."""
     import torch
-    import torchvision
+
+    from benchmarks.peers import torch_vision
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = torchvision.models.densenet121(num_classes=7).to(device)
+    network = torch_vision.load().models.densenet121(num_classes=7).to(device)
     dense = torch.nn.Linear(CROPS, CROPS).to(device)
     optimizer = torch.optim.Adam([*network.parameters(), *dense.parameters()], lr=1e-5)
     crops = torch.rand(given.images, CROPS, 3, given.size, given.size, device=device)

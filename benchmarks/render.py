@@ -26,6 +26,7 @@ HERE = Path(__file__).parent
 #: The benchmarks in the order of the page; a result names its own by ``benchmark``.
 BENCHMARKS = (
     "attention_kernel",
+    "train_step",
     "input_pipeline",
     "scaling",
     "grouped_conv",

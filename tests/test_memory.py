@@ -69,16 +69,20 @@ if sys.argv[1] == "keep":
     sharding.keep_memory()
 last = jax.jit(lambda x: jax.numpy.cumsum(x, axis=0)[-1].sum())
 x, faults = jax.numpy.zeros((1 << 15, 1 << 9)), []
-for repeat in range(14):
+for repeat in range(60):
     last(x).block_until_ready()
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
-print(statistics.median(b - a for a, b in zip(faults[5:], faults[6:])))
+print(statistics.median(b - a for a, b in zip(faults[30:], faults[31:])))
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_freed_memory_is_kept_for_the_next_step():
-    """Two intermediate arrays of 64 MiB are 32,768 pages of 4 KiB: cleared each time, or never."""
+    """Two intermediate arrays of 64 MiB are 32,768 pages of 4 KiB: cleared each time, or never.
+
+    The first half of the runs may take more: one may begin before the last has freed its arrays,
+    until the heap has room for both.
+    """
     faults = {
         way: float(
             subprocess.run(

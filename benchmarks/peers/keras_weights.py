@@ -57,14 +57,10 @@ def draw(
     rng = np.random.default_rng(seed)
     values: dict[int, Tensor] = {id(model.input): keras.ops.convert_to_tensor(images)}
     made_by = {id(out): layer for layer in model.layers for out in _outputs(layer)}
-    summed = {
-        id(each) for layer in model.layers if _is_scaled_sum(layer) for each in _inputs(layer)
-    }
     for layer in model.layers[1:]:
         given = [values[id(tensor)] for tensor in _inputs(layer)]
         _draw_layer(layer, given[0], rng)
-        # What goes into a sum is the one thing whose scale batch norm does not take out.
-        if training and isinstance(layer, keras.layers.Conv2D) and id(layer.output) not in summed:
+        if training and isinstance(layer, keras.layers.Conv2D):
             layer.kernel.assign(layer.kernel.value * _ENLARGED)
         if away_from_kinks:
             if _is_relu(layer) or isinstance(layer, SoftAttention):

@@ -15,6 +15,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxattn.errors import InputError, suggestion
+from jaxattn.ops import pool
 
 
 class Stage(NamedTuple):
@@ -78,7 +79,7 @@ class Backbone(nn.Module):
         x = images.astype(self.dtype)
         for name, stage in stages.items():
             stop = tuple(inside) if name == final else ()
-            x = stage.apply(x, train, stop)
+            x = pool.materialised(stage.apply(x, train, stop))
             if 0 in x.shape:
                 height, width = images.shape[1:3]
                 raise InputError(
@@ -142,7 +143,7 @@ def max_pool(size: int, stride: int, padding: str = "SAME") -> Stage:
     """The largest of each ``size`` × ``size`` window, as a stage."""
 
     def apply(x: Array, train: bool, stop: tuple[str, ...]) -> Array:
-        return nn.max_pool(x, (size, size), strides=(stride, stride), padding=padding)
+        return pool.max_pool(x, (size, size), (stride, stride), padding)
 
     return Stage(apply)
 

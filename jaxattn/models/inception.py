@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from jaxattn.models.backbone import Stage, of_module
 from jaxattn.models.layers import Conv, ConvBN
+from jaxattn.ops.pool import max_pool
 
 
 class ConvSpec(NamedTuple):
@@ -52,7 +53,7 @@ Spec = ConvSpec | PoolSpec | BlockSpec
 SQUARE = (3, 3)
 AVERAGE = PoolSpec(functools.partial(nn.avg_pool, count_include_pad=False), 1, "SAME")
 COUNTED = PoolSpec(nn.avg_pool, 1, "SAME")
-HALVE = PoolSpec(nn.max_pool, 2, "VALID")
+HALVE = PoolSpec(max_pool, 2, "VALID")
 
 #: The endpoints with which Inception-v3 and Inception-ResNet-v2 begin.
 STEM: Mapping[str, Spec] = {

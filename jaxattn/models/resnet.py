@@ -39,6 +39,7 @@ from jaxtyping import Array, Float
 
 from jaxattn.models.backbone import Backbone, Stage, classifier, of_module
 from jaxattn.models.layers import ConvBN, residual
+from jaxattn.ops.pool import max_pool
 
 #: Blocks at each of the four resolutions.
 BLOCKS: dict[str, tuple[int, ...]] = {
@@ -105,7 +106,7 @@ def stem(**options: Any) -> dict[str, Stage]:
 
     def pool(x: Array, train: bool, stop: tuple[str, ...]) -> Array:
         # Keras pads with zeros, max_pool with -inf: after a ReLU the maxima are the same.
-        return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        return max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
 
     padding = ((3, 3), (3, 3))
     conv1 = functools.partial(ConvBN, 64, (7, 7), 2, padding, name="conv1", **options)

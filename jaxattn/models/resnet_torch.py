@@ -33,6 +33,7 @@ from jaxattn.models.backbone import Backbone, Stage, classifier, of_module
 from jaxattn.models.layers import ConvBN, residual
 from jaxattn.models.resnet import stem
 from jaxattn.models.vgg_bn import HE_FAN_OUT
+from jaxattn.ops.pool import max_pool
 
 #: Blocks at each of the four resolutions.
 BLOCKS: dict[str, tuple[int, ...]] = {
@@ -164,7 +165,7 @@ class TorchResNet(Backbone):
 
 def _ceil_pool(x: Array, train: bool, stop: tuple[str, ...]) -> Array:
     padding = [(0, side % 2 == 0) for side in x.shape[1:3]]
-    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=[(int(a), int(b)) for a, b in padding])
+    return max_pool(x, (3, 3), (2, 2), padding)
 
 
 resnet34 = functools.partial(TorchResNet, blocks=BLOCKS["resnet34"], bottleneck=False)

@@ -16,6 +16,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxattn.errors import InputError
+from jaxattn.ops.pool import max_pool
 from jaxattn.ops.soft_attention import paper_soft_attention, released_soft_attention
 
 
@@ -110,7 +111,7 @@ class SoftAttentionBlock(nn.Module):
         )(x, train=train)
         window, stride, padding = self.pool
         pooled = [
-            nn.max_pool(each, (window, window), strides=(stride, stride), padding=padding)
+            max_pool(each, (window, window), (stride, stride), padding)
             for each in (x.astype(self.dtype), attended)
         ]
         x = nn.relu(jnp.concatenate(pooled, axis=-1))

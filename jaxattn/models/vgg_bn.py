@@ -33,6 +33,7 @@ from jaxtyping import Array, Float
 from jaxattn.models.backbone import Backbone, Stage, of_module
 from jaxattn.models.layers import ConvBN
 from jaxattn.models.vgg import BLOCKS
+from jaxattn.ops.pool import max_pool
 
 #: Channels of each block.
 FEATURES = (64, 128, 256, 512, 512)
@@ -51,7 +52,7 @@ class Pool(nn.Module):
         self, x: Float[Array, "B H W C"], *, train: bool, stop: tuple[str, ...] = ()
     ) -> Float[Array, "B h w C"]:
         """Halves height and width; an odd last row or column is dropped."""
-        return nn.max_pool(x, (2, 2), strides=(2, 2))
+        return max_pool(x, (2, 2), (2, 2), "VALID")
 
 
 class VGGBN(Backbone):

@@ -3,10 +3,10 @@
 XLA's CPU backend has a fast convolution, but does not take it everywhere. Three cases are several
 times slower than they need be, and here they become sums and products that are fast:
 
-* a 1×1 convolution is a matrix product;
+* a 1×1 convolution, with any stride, is a matrix product;
 * a convolution of stride 1 without padding is the inner part of one with padding;
 * the kernel's gradient, for XLA a convolution whose window is the whole image, is one matrix
-  product for each element of the kernel's window.
+  product of shifted copies.
 
 What is slow depends on the shapes: the rules below fit those of Inception-ResNet-v2 at 299×299 and
 of small networks at 64×64. On other backends everything is ``lax.conv_general_dilated``.
@@ -98,11 +98,9 @@ def _conv(x: Array, kernel: Array, strides: tuple, pads: Pads, precision: Any) -
 
     def cpu(x, kernel):
         height, width = kernel.shape[:2]
-        if strides != (1, 1) or pads != ((0, 0), (0, 0)):
-            return default(x, kernel)
-        if (height, width) == (1, 1):
-            return _matmul(x, kernel[0, 0], precision)
-        if height % 2 == 0 or width % 2 == 0:
+        if _is_pointwise(kernel, pads):
+            return _matmul(x[:, :: strides[0], :: strides[1]], kernel[0, 0], precision)
+        if strides != (1, 1) or pads != ((0, 0), (0, 0)) or height % 2 == 0 or width % 2 == 0:
             return default(x, kernel)
         top, left = height // 2, width // 2
         padded = _lax_conv(x, kernel, strides, ((top, top), (left, left)), precision)
@@ -111,31 +109,40 @@ def _conv(x: Array, kernel: Array, strides: tuple, pads: Pads, precision: Any) -
     return lax.platform_dependent(x, kernel, cpu=cpu, default=default)
 
 
+def _is_pointwise(kernel: Array, pads: Pads) -> bool:
+    """Whether each output is of one pixel, and every pixel (of a stride) has an output."""
+    return kernel.shape[:2] == (1, 1) and pads == ((0, 0), (0, 0))
+
+
 def _conv_forward(x, kernel, strides, pads, precision):
     return _conv(x, kernel, strides, pads, precision), (x, kernel)
 
 
 def _conv_backward(strides, pads, precision, residuals, gradient):
-    x, kernel = residuals
-    pointwise = kernel.shape[:2] == (1, 1) and strides == (1, 1) and pads == ((0, 0), (0, 0))
-
     def default(x, kernel, gradient):
         return _transposed(x, kernel, gradient, strides, pads, precision)
 
     def cpu(x, kernel, gradient):
-        terms = gradient.size // gradient.shape[-1]
-        by_taps = terms >= LONG_SUM or kernel.shape[2] * kernel.shape[3] >= MANY_CHANNELS
+        # Without the barrier XLA would compute x anew for this, in the forms that this needs.
+        x, gradient = lax.optimization_barrier((x, gradient))
         to_image, to_kernel = default(x, kernel, gradient)
-        if pointwise:
+        if _is_pointwise(kernel, pads):
             to_image = _matmul(gradient, kernel[0, 0].T, precision)
-        if pointwise or by_taps:
+            to_image = _spread(to_image, x.shape[1:3], strides)
+            to_kernel = _kernel_gradient(x, kernel, gradient, strides, pads, precision)
+        elif _is_long(kernel, gradient):
             to_kernel = _kernel_gradient(x, kernel, gradient, strides, pads, precision)
         return to_image, to_kernel
 
-    return lax.platform_dependent(x, kernel, gradient, cpu=cpu, default=default)
+    return lax.platform_dependent(*residuals, gradient, cpu=cpu, default=default)
 
 
 _conv.defvjp(_conv_forward, _conv_backward)
+
+
+def _is_long(kernel: Array, gradient: Array) -> bool:
+    terms = gradient.size // gradient.shape[-1]
+    return terms >= LONG_SUM or kernel.shape[2] * kernel.shape[3] >= MANY_CHANNELS
 
 
 def _lax_conv(x: Array, kernel: Array, strides: tuple, pads: Pads, precision: Any) -> Array:
@@ -146,6 +153,17 @@ def _lax_conv(x: Array, kernel: Array, strides: tuple, pads: Pads, precision: An
 
 def _matmul(x: Array, matrix: Array, precision: Any) -> Array:
     return lax.dot_general(x, matrix, (((3,), (0,)), ((), ())), precision=precision)
+
+
+def _spread(x: Array, shape: tuple[int, ...], strides: tuple) -> Array:
+    """Every pixel at its place in an image of that shape, zeros between them."""
+    if strides == (1, 1):
+        return x
+    zeros = [
+        (0, side - (had - 1) * stride - 1, stride - 1)
+        for side, had, stride in zip(shape, x.shape[1:3], strides, strict=True)
+    ]
+    return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *zeros, (0, 0, 0)))
 
 
 def _transposed(
@@ -160,17 +178,37 @@ def _transposed(
 def _kernel_gradient(
     x: Array, kernel: Array, gradient: Array, strides: tuple, pads: Pads, precision: Any
 ) -> Array:
-    """The kernel's gradient: for each element of the window, the inputs that it met × gradient."""
+    """The kernel's gradient, a product of inputs and gradients of the output, each shifted.
+
+    All shifts of the inputs side by side are an image with as many times the channels as the kernel
+    has elements. Shifting the inputs along the rows and the gradients along the columns gives all
+    pairs as well, and copies less where the inputs have more channels.
+    """
     height, width, channels, features = kernel.shape
     rows = (gradient.shape[1] - 1) * strides[0] + 1
     columns = (gradient.shape[2] - 1) * strides[1] + 1
     # Padding may be negative, and the last rows and columns may be met by no window.
     x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*p, 0) for p in pads), (0, 0, 0)))
-    gradient = gradient.reshape(-1, features)
+    x = x[:, : rows + height - 1]
+    inputs, gradients = [x[:, :, j : j + columns : strides[1]] for j in range(width)], [gradient]
+    if strides[0] == 1 and channels >= features:
+        shifts = [(i, height - 1 - i) for i in range(height)]
+        gradients = [jnp.pad(gradient, ((0, 0), shift, (0, 0), (0, 0))) for shift in shifts]
+    else:
+        inputs = [each[:, i : i + rows : strides[0]] for i in range(height) for each in inputs]
+    product = _long_product(_side_by_side(gradients), _side_by_side(inputs), precision)
+    product = product.reshape(len(gradients), features, len(inputs), channels)
+    return product.transpose(0, 2, 3, 1).reshape(kernel.shape).astype(kernel.dtype)
 
-    def tap(i: int, j: int) -> Array:
-        met = x[:, i : i + rows : strides[0], j : j + columns : strides[1]]
-        return jnp.matmul(met.reshape(-1, channels).T, gradient, precision=precision)
 
-    taps = [tap(i, j) for i in range(height) for j in range(width)]
-    return jnp.stack(taps).reshape(kernel.shape).astype(kernel.dtype)
+def _side_by_side(images: Sequence[Array]) -> Array:
+    """A row for each pixel, of the channels of all images."""
+    return jnp.concatenate([each.reshape(-1, each.shape[-1]) for each in images], axis=-1)
+
+
+def _long_product(x: Array, y: Array, precision: Any) -> Array:
+    """``x.T @ y`` with a long sum: faster with the more columns on the right."""
+    if x.shape[1] <= y.shape[1]:
+        return jnp.matmul(x.T, y, precision=precision)
+    # Without the barrier XLA would turn it round again.
+    return lax.optimization_barrier(jnp.matmul(y.T, x, precision=precision)).T

@@ -13,7 +13,10 @@ ROOT = Path(__file__).parents[2]
 BENCHMARKS = {
     "attention_kernel": ["--smoke", "--tensorflow_python="],
     "grouped_conv": ["--smoke"],
+    "input_pipeline": ["--smoke"],
     "patch_throughput": ["--smoke"],
+    "scaling": ["--smoke"],
+    "train_step": ["--smoke"],
 }
 
 

@@ -14,17 +14,12 @@ from jaxattn.models import registry
 
 torch = pytest.importorskip("torch", reason="the networks compared with are PyTorch's")
 
+from benchmarks.peers import torch_vision  # noqa: E402 it imports PyTorch
+
 
 @functools.cache
 def torchvision():
-    try:
-        import torchvision
-    except RuntimeError:  # its compiled operators do not load; the networks need none of them
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor boxes, Tensor scores, float threshold) -> Tensor")
-        import torchvision
-    return torchvision
+    return torch_vision.load()
 
 
 def timm(name):
