@@ -140,8 +140,8 @@ def paper_logits(
     """The paper's convolution: 3×3 over all channels, SAME padding; knows reverse mode only.
 
     XLA's convolution on a CPU wants more filters than K. There it is one product with the 9 K
-    columns of the kernel and a sum of shifted results, two to three times faster from some 500
-    channels on, and not slower with fewer.
+    columns of the kernel and a sum of shifted results, about twice as fast from some 500 channels
+    on, and with fewer much the same.
 
     Args:
         x: Features, of any float type.
