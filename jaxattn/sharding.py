@@ -10,9 +10,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxattn.errors import InputError
 
-#: Parameters of glibc's ``mallopt``: no block of its own for a large array, nothing given back, one
-#: arena for all threads, because the others' memory ends at 64 MiB.
-_MALLOC = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_ARENA_MAX": (-8, 1)}
+#: Parameters of glibc's ``mallopt``: no block of its own for a large array, nothing given back (-1:
+#: however much it is), one arena for all threads, because the others' memory ends at 64 MiB.
+_MALLOC = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1), "M_ARENA_MAX": (-8, 1)}
 
 
 def keep_memory() -> None:

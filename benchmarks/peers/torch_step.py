@@ -215,7 +215,9 @@ def prepare(question: dict[str, Any]) -> Ready:
     with torch.no_grad():
         width = features.eval()(torch.zeros(1, *images.shape[1:])).shape[1]
     model = nn.Sequential(features, nn.Linear(width, question["classes"])).to(device)
-    model = model.to(memory_format=torch.channels_last).train()
+    for module in model.train().modules():
+        if isinstance(module, nn.Conv2d):  # The attention's kernel has five axes.
+            module.to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), RATE, eps=EPSILON, fused=True)
     run = torch.compile(model) if device == "cuda" or question["compile"] else model
 

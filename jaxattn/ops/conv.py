@@ -25,9 +25,9 @@ from jaxattn.ops.grouped_conv import grouped_conv
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
-#: From here on the kernel's gradient is faster as matrix products: terms in the sum over examples
+#: From here on the kernel's gradient is faster as a matrix product: terms in the sum over examples
 #: and positions, or products of input and output channels.
-LONG_SUM = 2**15
+LONG_SUM = 2**11
 MANY_CHANNELS = 64 * 64
 
 Pads = tuple[tuple[int, int], ...]
