@@ -37,12 +37,11 @@ def tensorflow_step(model: keras.Model, images: np.ndarray, labels: np.ndarray) 
     import tensorflow as tf
 
     on_gpu = bool(tf.config.list_physical_devices("GPU"))
-    compiles = on_gpu or "KERAS_STEP_XLA" in os.environ
     optimizer = keras.optimizers.Adam(RATE, epsilon=EPSILON)
     optimizer.build(model.trainable_variables)
     crossentropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
-    @tf.function(jit_compile=compiles)
+    @tf.function(jit_compile=on_gpu)
     def step(images: Any, labels: Any) -> Any:
         with tf.GradientTape() as tape:
             logits = model(images, training=True)
