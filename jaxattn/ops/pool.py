@@ -8,6 +8,7 @@ gradients of the windows that chose it. On other backends both are XLA's.
 """
 
 import functools
+import itertools
 from collections.abc import Sequence
 
 import jax
@@ -57,9 +58,10 @@ def _max_pool(x: Array, window: tuple, strides: tuple, pads: Pads) -> Array:
 
 def _forward(x, window, strides, pads):
     y = _max_pool(x, window, strides, pads)
-    nothing = lambda x, y: jnp.zeros(y.shape, jnp.uint8)  # noqa: E731
     places = lax.platform_dependent(
-        x, y, cpu=lambda x, y: _places(x, y, window, strides, pads), default=nothing
+        x,
+        cpu=lambda x: _places(x, y.shape, window, strides, pads),
+        default=lambda x: jnp.zeros(y.shape, jnp.uint8),
     )
     return y, (x, places)
 
@@ -79,19 +81,20 @@ _max_pool.defvjp(_forward, _backward)
 
 
 def _places(
-    x: Float[Array, "B H W C"],
-    y: Float[Array, "B h w C"],
-    window: tuple,
-    strides: tuple,
-    pads: Pads,
+    x: Float[Array, "B H W C"], shape: tuple[int, ...], window: tuple, strides: tuple, pads: Pads
 ) -> UInt8[Array, "B h w C"]:
-    """The place of each maximum in its window, counted row by row."""
+    """The place of each maximum in its window, counted row by row.
+
+    The maxima are found again: XLA may compute x anew for this, and round it otherwise than for the
+    pool's own values, so that none of it would be equal to them.
+    """
     x = lax.pad(x, jnp.array(-jnp.inf, x.dtype), ((0, 0, 0), *((*p, 0) for p in pads), (0, 0, 0)))
-    down, across = ((n - 1) * stride + 1 for n, stride in zip(y.shape[1:3], strides, strict=True))
-    places = jnp.zeros(y.shape, jnp.uint8)
-    for i, j in reversed([(i, j) for i in range(window[0]) for j in range(window[1])]):
+    down, across = ((n - 1) * stride + 1 for n, stride in zip(shape[1:3], strides, strict=True))
+    largest, places = jnp.full(shape, -jnp.inf, x.dtype), jnp.zeros(shape, jnp.uint8)
+    for place, (i, j) in enumerate(itertools.product(range(window[0]), range(window[1]))):
         met = x[:, i : i + down : strides[0], j : j + across : strides[1]]
-        places = jnp.where(met == y, jnp.uint8(i * window[1] + j), places)
+        places = jnp.where(met > largest, jnp.uint8(place), places)
+        largest = jnp.maximum(met, largest)
     return places
 
 

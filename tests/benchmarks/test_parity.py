@@ -106,9 +106,11 @@ def test_no_relu_is_near_its_kink(drawn):
 
 
 def test_training_from_the_same_weights_loses_the_same():
-    row = parity.compare_training(NAME, steps=3, batch=4, size=SIZE)
+    """Much closer than the bounds: a pool whose gradient took recomputed values kept those."""
+    row = parity.compare_training(NAME, steps=3, batch=8, size=SIZE)
     found = {what: value["difference"] for what, value in row["differences"].items()}
-    assert {what for what in found if found[what] <= BOUNDS[what]} == set(found)
+    assert set(found) == {"losses", "statistics", "parameters"}
+    assert max(found.values()) < 1e-5
     assert len(row["losses"]) == 3
 
 
