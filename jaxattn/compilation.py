@@ -1,9 +1,19 @@
-"""The compilation cache: what was compiled once is read from disk the next time."""
+"""How XLA compiles: with which options, and that what was compiled once is read from disk again."""
 
+import functools
 import os
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+
+#: XLA's CPU backend has two implementations of convolutions and takes YNNPACK's, which on AVX-512
+#: takes up to twice the time of the other for values and input gradients, and up to five times for
+#: kernel gradients. Sums and matrix products are left to YNNPACK, which is the faster there.
+CPU_OPTIONS = {
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_DOT,"
+    "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
+}
 
 
 def use_cache() -> None:
@@ -26,3 +36,20 @@ def use_cache() -> None:
         return
     if os.access(folder, os.W_OK):
         jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+@functools.cache
+def options(platform: str) -> dict[str, str]:
+    """Options for ``jax.jit(..., compiler_options=)`` of steps on a platform: cpu, gpu or tpu.
+
+    Experimental options come and go with the versions of XLA: where this one does not know them,
+    there are none.
+    """
+    if platform != "cpu":
+        return {}
+    try:
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            jax.jit(jnp.negative, compiler_options=CPU_OPTIONS).lower(1.0).compile()
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return CPU_OPTIONS

@@ -16,6 +16,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 
+from jaxattn import compilation
 from jaxattn.data.augment import Augmentation, augment
 from jaxattn.data.crops import Crops
 from jaxattn.losses import CrossEntropy, MapDice
@@ -116,6 +117,7 @@ def make_train_step(
         in_shardings=(same, same, spread),
         out_shardings=(same, same),
         donate_argnums=0,
+        compiler_options=compilation.options(mesh.devices.flat[0].platform),
     )
 
 
@@ -165,4 +167,9 @@ def make_predict_step(
         return probabilities / views, maps
 
     same, spread = replicated(mesh), batched(mesh)
-    return jax.jit(step, in_shardings=(same, same, spread), out_shardings=spread)
+    return jax.jit(
+        step,
+        in_shardings=(same, same, spread),
+        out_shardings=spread,
+        compiler_options=compilation.options(mesh.devices.flat[0].platform),
+    )

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
 
 from jaxattn import compilation
@@ -43,6 +44,35 @@ def test_a_folder_that_cannot_be_made_is_done_without(unset, tmp_path):
     (tmp_path / ".cache").write_text("a file")
     compilation.use_cache()
     assert jax.config.jax_compilation_cache_dir is None
+
+
+@pytest.fixture
+def afresh():
+    """What is found out about this XLA is forgotten before and after."""
+    compilation.options.cache_clear()
+    yield
+    compilation.options.cache_clear()
+
+
+def test_options_that_this_xla_does_not_know_are_left_out(afresh, monkeypatch):
+    monkeypatch.setattr(compilation, "CPU_OPTIONS", {"xla_cpu_of_tomorrow": "1"})
+    assert compilation.options("cpu") == {}
+
+
+def test_convolutions_on_a_cpu_are_not_those_of_ynnpack(afresh):
+    options = compilation.options("cpu")
+    if not options:
+        pytest.skip("this XLA has no YNNPACK to choose from")
+    convolve = lambda x, k: jax.lax.conv(x, k, (1, 1), "SAME")  # noqa: E731
+    x, kernel = np.ones((2, 3, 8, 8), np.float32), np.ones((4, 3, 3, 3), np.float32)
+    wanted = jax.jit(convolve).lower(x, kernel).compile()
+    got = jax.jit(convolve, compiler_options=options).lower(x, kernel).compile()
+    assert "kind=kCustom" not in got.as_text()
+    np.testing.assert_allclose(got(x, kernel), wanted(x, kernel), rtol=1e-6)
+
+
+def test_accelerators_have_no_options_of_a_cpu(afresh):
+    assert compilation.options("gpu") == compilation.options("tpu") == {}
 
 
 PROGRAM = """

@@ -1,15 +1,10 @@
 """Convolution of images that is fast on a CPU too.
 
-XLA's CPU backend has a fast convolution, but does not take it everywhere. Three cases are several
-times slower than they need be, and here they become sums and products that are fast:
-
-* a 1×1 convolution, with any stride, is a matrix product;
-* a convolution of stride 1 without padding is the inner part of one with padding;
-* the kernel's gradient, for XLA a convolution whose window is the whole image, is one matrix
-  product of shifted copies.
-
-What is slow depends on the shapes: the rules below fit those of Inception-ResNet-v2 at 299×299 and
-of small networks at 64×64. On other backends everything is ``lax.conv_general_dilated``.
+XLA's CPU backend has fast convolutions (see `jaxattn.compilation.options`) and faster matrix
+products, but makes no product of a 1×1 convolution, and what is computed element by element it
+computes anew in each of its uses. Here 1×1 convolutions, with any stride, are products, and a
+barrier keeps the activations and gradients that a convolution's backward pass reads. On other
+backends everything is ``lax.conv_general_dilated``.
 """
 
 import functools
@@ -24,11 +19,6 @@ from jaxtyping import Array, Float
 from jaxattn.ops.grouped_conv import grouped_conv
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-
-#: From here on the kernel's gradient is faster as a matrix product: terms in the sum over examples
-#: and positions, or products of input and output channels.
-LONG_SUM = 2**11
-MANY_CHANNELS = 64 * 64
 
 Pads = tuple[tuple[int, int], ...]
 
@@ -96,15 +86,11 @@ def _conv(x: Array, kernel: Array, strides: tuple, pads: Pads, precision: Any) -
     def default(x, kernel):
         return _lax_conv(x, kernel, strides, pads, precision)
 
+    if not _is_pointwise(kernel, pads):
+        return default(x, kernel)
+
     def cpu(x, kernel):
-        height, width = kernel.shape[:2]
-        if _is_pointwise(kernel, pads):
-            return _matmul(x[:, :: strides[0], :: strides[1]], kernel[0, 0], precision)
-        if strides != (1, 1) or pads != ((0, 0), (0, 0)) or height % 2 == 0 or width % 2 == 0:
-            return default(x, kernel)
-        top, left = height // 2, width // 2
-        padded = _lax_conv(x, kernel, strides, ((top, top), (left, left)), precision)
-        return padded[:, top : x.shape[1] - top, left : x.shape[2] - left]
+        return _matmul(x[:, :: strides[0], :: strides[1]], kernel[0, 0], precision)
 
     return lax.platform_dependent(x, kernel, cpu=cpu, default=default)
 
@@ -125,24 +111,20 @@ def _conv_backward(strides, pads, precision, residuals, gradient):
     def cpu(x, kernel, gradient):
         # Without the barrier XLA would compute x anew for this, in the forms that this needs.
         x, gradient = lax.optimization_barrier((x, gradient))
-        to_image, to_kernel = default(x, kernel, gradient)
-        if _is_pointwise(kernel, pads):
-            to_image = _matmul(gradient, kernel[0, 0].T, precision)
-            to_image = _spread(to_image, x.shape[1:3], strides)
-            to_kernel = _kernel_gradient(x, kernel, gradient, strides, pads, precision)
-        elif _is_long(kernel, gradient):
-            to_kernel = _kernel_gradient(x, kernel, gradient, strides, pads, precision)
-        return to_image, to_kernel
+        if not _is_pointwise(kernel, pads):
+            return default(x, kernel, gradient)
+        to_image = _matmul(gradient, kernel[0, 0].T, precision)
+        met = x[:, :: strides[0], :: strides[1]].reshape(-1, x.shape[-1])
+        to_kernel = _long_product(met, gradient.reshape(-1, gradient.shape[-1]), precision)
+        return (
+            _spread(to_image, x.shape[1:3], strides),
+            to_kernel.reshape(kernel.shape).astype(kernel.dtype),
+        )
 
     return lax.platform_dependent(*residuals, gradient, cpu=cpu, default=default)
 
 
 _conv.defvjp(_conv_forward, _conv_backward)
-
-
-def _is_long(kernel: Array, gradient: Array) -> bool:
-    terms = gradient.size // gradient.shape[-1]
-    return terms >= LONG_SUM or kernel.shape[2] * kernel.shape[3] >= MANY_CHANNELS
 
 
 def _lax_conv(x: Array, kernel: Array, strides: tuple, pads: Pads, precision: Any) -> Array:
@@ -173,37 +155,6 @@ def _transposed(
     to_image = jax.linear_transpose(lambda x: _lax_conv(x, kernel, strides, pads, precision), x)
     to_kernel = jax.linear_transpose(lambda k: _lax_conv(x, k, strides, pads, precision), kernel)
     return *to_image(gradient), *to_kernel(gradient)
-
-
-def _kernel_gradient(
-    x: Array, kernel: Array, gradient: Array, strides: tuple, pads: Pads, precision: Any
-) -> Array:
-    """The kernel's gradient, a product of inputs and gradients of the output, each shifted.
-
-    All shifts of the inputs side by side are an image with as many times the channels as the kernel
-    has elements. Shifting the inputs along the rows and the gradients along the columns gives all
-    pairs as well, and copies less where the inputs have more channels.
-    """
-    height, width, channels, features = kernel.shape
-    rows = (gradient.shape[1] - 1) * strides[0] + 1
-    columns = (gradient.shape[2] - 1) * strides[1] + 1
-    # Padding may be negative, and the last rows and columns may be met by no window.
-    x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*p, 0) for p in pads), (0, 0, 0)))
-    x = x[:, : rows + height - 1]
-    inputs, gradients = [x[:, :, j : j + columns : strides[1]] for j in range(width)], [gradient]
-    if strides[0] == 1 and channels >= features:
-        shifts = [(i, height - 1 - i) for i in range(height)]
-        gradients = [jnp.pad(gradient, ((0, 0), shift, (0, 0), (0, 0))) for shift in shifts]
-    else:
-        inputs = [each[:, i : i + rows : strides[0]] for i in range(height) for each in inputs]
-    product = _long_product(_side_by_side(gradients), _side_by_side(inputs), precision)
-    product = product.reshape(len(gradients), features, len(inputs), channels)
-    return product.transpose(0, 2, 3, 1).reshape(kernel.shape).astype(kernel.dtype)
-
-
-def _side_by_side(images: Sequence[Array]) -> Array:
-    """A row for each pixel, of the channels of all images."""
-    return jnp.concatenate([each.reshape(-1, each.shape[-1]) for each in images], axis=-1)
 
 
 def _long_product(x: Array, y: Array, precision: Any) -> Array:
