@@ -12,7 +12,8 @@ precision of each.
 
 Every way has a process of its own, and they take their steps in turn, so that what else the machine
 does hits all. In each turn a first step, which finds caches and memory as the others have left them
-and their threads still waiting for work, is not counted. A model with attention is timed together with ours without.
+and their threads still waiting for work, is not counted. A model with attention is timed together
+with ours without.
 
 That all compute the same: parameters are as many as in Keras (in PyTorch, where biases and scales
 may differ, those of kernels), and ours, given the Keras model's weights, has the loss that Keras
