@@ -100,11 +100,13 @@ def values(result: Mapping[str, Any], row: str, of: str) -> list[float]:
 
 
 def difference(result: Mapping[str, Any], of: str) -> tuple[float, float] | None:
-    """bfloat16's mean less float32's, and the standard error of that; None if one is missing."""
+    """bfloat16's mean less float32's, and its standard error; None without two runs of each."""
     names = {name.rpartition(", ")[2]: name for one in result["rows"] for name in one["rows"]}
     if not {"bfloat16", "float32"} <= names.keys():
         return None
     half, full = (values(result, names[each], of) for each in ("bfloat16", "float32"))
+    if min(len(half), len(full)) < 2:
+        return None
     error = math.sqrt(sum(statistics.variance(each) / len(each) for each in (half, full)))
     return statistics.mean(half) - statistics.mean(full), error
 

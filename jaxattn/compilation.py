@@ -48,8 +48,7 @@ def options(platform: str) -> dict[str, str]:
     if platform != "cpu":
         return {}
     try:
-        with jax.default_device(jax.local_devices(backend="cpu")[0]):
-            jax.jit(jnp.negative, compiler_options=CPU_OPTIONS).lower(1.0).compile()
+        jax.jit(jnp.negative, compiler_options=CPU_OPTIONS).lower(1.0).compile()
     except jax.errors.JaxRuntimeError:
         return {}
     return CPU_OPTIONS

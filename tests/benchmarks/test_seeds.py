@@ -33,3 +33,9 @@ def test_one_type_alone_is_compared_with_nothing():
     table = seeds.table({"rows": [run(0, "net, float32", 0.8), run(1, "net, float32", 0.9)]})
     assert "| net, float32 | 0.850 ± 0.071 |" in table
     assert "bfloat16" not in table
+
+
+def test_one_run_of_each_type_has_no_scatter_to_compare_by():
+    result = {"rows": [run(0, "net, float32", 0.8), run(0, "net, bfloat16", 0.9)]}
+    assert seeds.difference(result, "accuracy") is None
+    assert "| net, bfloat16 | 0.900 |" in seeds.table(result)
