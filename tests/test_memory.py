@@ -92,3 +92,26 @@ def test_freed_memory_is_kept_for_the_next_step():
         for way in ("keep", "give back")
     }
     assert faults["keep"] < 1000 < 16_000 < faults["give back"]
+
+
+LARGE = """
+import pathlib
+import jax
+from jaxattn import sharding
+sharding.keep_memory()
+x = jax.numpy.ones((256, 1 << 18)).block_until_ready()
+print(pathlib.Path("/proc/self/smaps_rollup").read_text().split("AnonHugePages:")[1].split()[0])
+"""
+
+
+def _large_pages_are_to_be_had() -> bool:
+    path = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    return path.is_file() and "[never]" not in path.read_text()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+@pytest.mark.skipif(not _large_pages_are_to_be_had(), reason="the system has no large pages")
+def test_arrays_lie_in_large_pages():
+    """One array of 256 MiB, less at most a page of 2 MiB at either end; other memory may join."""
+    run = subprocess.run([sys.executable, "-c", LARGE], check=True, capture_output=True)
+    assert int(run.stdout) >= 252 * 1024

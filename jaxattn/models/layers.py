@@ -5,9 +5,11 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 from jaxtyping import Array, Float
 
 from jaxattn.errors import InputError
+from jaxattn.ops.batch_norm import batch_norm
 from jaxattn.ops.conv import conv_general_dilated
 
 #: ``nn.Conv`` for images, parameters and all, only faster on a CPU. Kernels start from Glorot's
@@ -18,8 +20,41 @@ Conv = functools.partial(
     conv_general_dilated=conv_general_dilated,
 )
 
-#: ``nn.BatchNorm`` with the momentum of Keras.
-BatchNorm = functools.partial(nn.BatchNorm, momentum=0.99)
+
+class BatchNorm(nn.Module):
+    """``nn.BatchNorm``, parameters, statistics and all, only faster; the momentum is that of Keras.
+
+    Attributes:
+        use_running_average: Whether to use the statistics so far, not those of the batch.
+        momentum: Share of the statistics so far in the new ones.
+        epsilon: Added to the variance.
+        use_scale: Whether there is one.
+        dtype: Type of the result.
+    """
+
+    use_running_average: bool
+    momentum: float = 0.99
+    epsilon: float = 1e-5
+    use_scale: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        """Returns the normalised features; in training, updates ``batch_stats``."""
+        x, channels = x.astype(self.dtype), x.shape[-1:]
+        means = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
+        variances = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
+        ones = jnp.ones(channels, jnp.float32)
+        scale = self.param("scale", nn.initializers.ones, channels) if self.use_scale else ones
+        bias = self.param("bias", nn.initializers.zeros, channels)
+        if self.use_running_average:
+            factor = lax.rsqrt(variances.value + self.epsilon) * scale
+            return ((x - means.value) * factor + bias).astype(self.dtype)
+        y, mean, variance = batch_norm(x, scale, bias, self.epsilon)
+        if not self.is_initializing():
+            for kept, new in ((means, mean), (variances, variance)):
+                kept.value = self.momentum * kept.value + (1 - self.momentum) * new
+        return y
 
 
 class ConvBN(nn.Module):

@@ -17,6 +17,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxattn.ops.grouped_conv import grouped_conv
+from jaxattn.ops.materialised import materialised
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -110,7 +111,7 @@ def _conv_backward(strides, pads, precision, residuals, gradient):
 
     def cpu(x, kernel, gradient):
         # Without the barrier XLA would compute x anew for this, in the forms that this needs.
-        x, gradient = lax.optimization_barrier((x, gradient))
+        x, gradient = materialised(x), materialised(gradient)
         if not _is_pointwise(kernel, pads):
             return default(x, kernel, gradient)
         to_image = _matmul(gradient, kernel[0, 0].T, precision)

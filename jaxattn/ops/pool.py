@@ -1,4 +1,4 @@
-"""Max pooling whose gradient is fast on a CPU too, and values that are computed only once there.
+"""Max pooling whose gradient is fast on a CPU too.
 
 For the gradient of a max pool XLA has one operation, which its CPU backend expands into a search
 for the places of the maxima, with four arrays of indices as large as the image, and a scatter: for
@@ -18,16 +18,6 @@ from jax import lax
 from jaxtyping import Array, Float, UInt8
 
 Pads = tuple[tuple[int, int], ...]
-
-
-def materialised(x: Array) -> Array:
-    """The same values; on a CPU a barrier that XLA neither moves nor merges computations across.
-
-    XLA's CPU backend merges what is computed element by element into each of its uses, and so a
-    residual network computes a block's sum anew, from the first block of that resolution on, for
-    every use in the block.
-    """
-    return lax.platform_dependent(x, cpu=lax.optimization_barrier, default=lambda x: x)
 
 
 def max_pool(

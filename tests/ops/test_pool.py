@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxattn.ops.pool import materialised, max_pool
+from jaxattn.ops.pool import max_pool
 
 # Windows that overlap, touch or leave pixels out; sides that leave rows over; padding of all kinds.
 CASES = [
@@ -77,13 +77,3 @@ def test_half_precision_stays_half():
     x = jnp.asarray(images((8, 8), False), jnp.bfloat16)
     value, gradient = value_and_gradient(lambda x: max_pool(x, (3, 3), (2, 2), "SAME"), x)
     assert value.dtype == gradient.dtype == jnp.bfloat16
-
-
-def test_materialised_changes_nothing():
-    x = images((4, 4), False)
-    double = lambda x: materialised(2 * x)  # noqa: E731
-    value, gradient = jax.jit(lambda x: value_and_gradient(double, x))(x)
-    np.testing.assert_array_equal(value, 2 * x)
-    np.testing.assert_array_equal(
-        gradient, 2 * (1 + np.arange(x.size, dtype=np.float32).reshape(x.shape))
-    )
