@@ -7,9 +7,9 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-#: XLA's CPU backend has two implementations of convolutions and takes YNNPACK's, which on AVX-512
-#: takes up to twice the time of the other for values and input gradients, and up to five times for
-#: kernel gradients. Sums and matrix products are left to YNNPACK, which is the faster there.
+#: XLA's CPU backend has two implementations of convolutions and takes YNNPACK's, on AVX-512 the
+#: slower one, above all for kernel gradients. Sums and matrix products are left to YNNPACK, which
+#: is the faster there.
 CPU_OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_DOT,"
     "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"

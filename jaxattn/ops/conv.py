@@ -2,8 +2,8 @@
 
 XLA's CPU backend has fast convolutions (see `jaxattn.compilation.options`) and faster matrix
 products, but makes no product of a 1×1 convolution, and what is computed element by element it
-computes anew in each of its uses. Here 1×1 convolutions, with any stride, are products, and a
-barrier keeps the activations and gradients that a convolution's backward pass reads. On other
+computes anew in each of its uses. Here 1×1 convolutions, with any stride, are products, and the
+activations and gradients that a convolution's backward pass reads are materialised. On other
 backends everything is ``lax.conv_general_dilated``.
 """
 
@@ -110,7 +110,7 @@ def _conv_backward(strides, pads, precision, residuals, gradient):
         return _transposed(x, kernel, gradient, strides, pads, precision)
 
     def cpu(x, kernel, gradient):
-        # Without the barrier XLA would compute x anew for this, in the forms that this needs.
+        # XLA would compute both anew for this, in the forms that it needs.
         x, gradient = materialised(x), materialised(gradient)
         if not _is_pointwise(kernel, pads):
             return default(x, kernel, gradient)

@@ -46,6 +46,18 @@ def test_a_peer_that_computes_something_else_is_seen():
     assert all(train_step.differs(name, other) for name in train_step.PEERS)
 
 
+def test_only_the_same_network_is_without_attention():
+    def of(model, flops):
+        case = train_step.Case(model, 8, "float32", 224)
+        return case, train_step.Running({"ours": object()}, {"ours": {"model_flops": flops}}, {})
+
+    plain = of("vgg16", 100)
+    assert train_step.plain_of(*of("vgg16_sa", 105), *plain) is plain[1].ways["ours"]
+    assert train_step.plain_of(*of("vgg16_sa", 60), *plain) is None  # a smaller network
+    assert train_step.plain_of(*of("resnet50_sa", 105), *plain) is None
+    assert train_step.plain_of(*plain, *plain) is None
+
+
 def test_goals_are_those_of_the_device_and_the_type():
     cpu = row(keras_tensorflow=1.2, keras_jax=0.5, torch=0.5, without=0.96)
     assert train_step.goals(cpu, "cpu") == [
