@@ -63,6 +63,8 @@ SCRIPT = Path(__file__).parent / "peers" / "input_pipelines.py"
 SAME_PIXELS = 2.0
 #: More batches than any pipeline has under way: to warm up, and to go on for at the end.
 AHEAD = min(MOST_THREADS, 2 * (os.cpu_count() or 1)) + 4
+#: Turns of the loops for each of a rate: the goal is within a hundredth of a step.
+TURNS = 5
 #: Standard deviation of the grain of a sensor, in grey levels.
 GRAIN = 3.0
 #: Height and width of the images that are drawn, and of the small ones made of them.
@@ -290,7 +292,7 @@ def waiting(name: str, folder: Path, given: Any) -> list[dict[str, Any]]:
         step, state = built.train_step(), jax.device_get(built.initial_state())
         for way in ways:
             loops[way] = Loop(built, step, state, given.steps, in_place=way == "in place")
-    took = measure.seconds(loops, repeats=given.repeats)
+    took = measure.seconds(loops, repeats=TURNS * given.repeats)
     facts = {"measured": "waiting", "images": name, "size": given.step_size}
     alone = took["in place"]["median"]
     return [
