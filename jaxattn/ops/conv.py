@@ -102,6 +102,8 @@ def _is_pointwise(kernel: Array, pads: Pads) -> bool:
 
 
 def _conv_forward(x, kernel, strides, pads, precision):
+    # XLA would compute it once for the output and once, in another form, to keep it.
+    x = materialised(x)
     return _conv(x, kernel, strides, pads, precision), (x, kernel)
 
 
@@ -110,8 +112,8 @@ def _conv_backward(strides, pads, precision, residuals, gradient):
         return _transposed(x, kernel, gradient, strides, pads, precision)
 
     def cpu(x, kernel, gradient):
-        # XLA would compute both anew for this, in the forms that it needs.
-        x, gradient = materialised(x), materialised(gradient)
+        # XLA would compute it anew for each of the two, in the form that it needs.
+        gradient = materialised(gradient)
         if not _is_pointwise(kernel, pads):
             return default(x, kernel, gradient)
         to_image = _matmul(gradient, kernel[0, 0].T, precision)
