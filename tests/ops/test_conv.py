@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from jaxattn import compilation
 from jaxattn.ops.conv import conv_general_dilated
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -76,6 +77,17 @@ def test_pointwise_convolutions_are_products_forward_and_backward():
     program = jax.jit(jax.grad(ours, (0, 1))).lower(x, kernel).as_text()
     assert program.count("dot_general") == 3
     assert "convolution" not in program
+
+
+def test_what_goes_into_a_product_is_computed_once():
+    """Not once for the product and once, in another form, for the backward pass."""
+    x, kernel = inputs(8, 8, (1, 1, 16, 8))
+
+    def loss(x, kernel):
+        return (conv_general_dilated(jnp.maximum(x, 0.5), kernel, (1, 1), "VALID") ** 2).sum()
+
+    step = jax.jit(jax.grad(loss, 1), compiler_options=compilation.options("cpu"))
+    assert step.lower(x, kernel).compile().as_text().count("maximum(") == 1
 
 
 def test_grouped_and_dilated_convolutions_are_passed_on():
