@@ -65,6 +65,7 @@ def test_goals_are_those_of_the_device_and_the_type():
         ("0.97× without attention", False),
     ]
     assert train_step.goals(row(batch=16, keras_tensorflow=0.9), "cpu") == []
+    assert train_step.goals(row(dtype="bfloat16", keras_tensorflow=0.9), "cpu") == []
     gpu = row(dtype="bfloat16", torch=1.3, keras_tensorflow=2.9, keras_jax=3.1)
     assert train_step.goals(gpu, "gpu") == [
         ("1.25× PyTorch", True),
