@@ -48,7 +48,7 @@ from jax import lax
 
 from benchmarks import measure
 from benchmarks.peers.elsewhere import Process, Unavailable
-from jaxattn import sharding
+from jaxattn import heap
 from jaxattn.errors import InputError, run_main
 from jaxattn.ops import soft_attention as ops
 
@@ -76,7 +76,7 @@ LIMIT_GOAL, LIMIT_AT = 0.8, ([28, 28, 512, 16], 256)
 DISPATCH = 2e-4
 KERAS = {"keras_jax": "Keras, JAX", "keras_tensorflow": "Keras, TensorFlow"}
 PEERS = {"definition": "plain JAX", **KERAS}
-#: What `sharding.keep_memory` does, for the process of TensorFlow.
+#: What `heap.keep` does, for the process of TensorFlow.
 KEEP_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "2147483647",
@@ -526,7 +526,7 @@ def main(argv: list[str]) -> None:
     """The command line."""
     del argv
     given = flags.FLAGS
-    sharding.keep_memory()
+    heap.keep()
     on_cpu = jax.default_backend() == "cpu"
     batches = [int(each) for each in given.batches] or ([16] if on_cpu else [256, 64, 16, 512])
     shapes, repeats = [parsed(shape) for shape in given.shapes], given.repeats
