@@ -24,6 +24,8 @@ into a CPU's caches, and can be faster than this limit.
 On an accelerator a call may be shorter than its dispatch. Calls are queued, which hides most of
 that; what stands beside the limit there are several calls in one dispatch, each on what the one
 before returned (`chained`).
+
+Rows of other shapes, batches and types that an earlier run on the same machine has written stay.
 """
 
 import contextlib
@@ -428,11 +430,14 @@ def measured(
         rows.append(
             {
                 **case._asdict(),
+                "shape": list(case.shape),
                 "pass": what,
                 "bytes": moved,
                 "flops": operations,
                 "limit": limit,
                 "of_limit": limit / alone,
+                "bytes_per_second": limits["bytes_per_second"],
+                "flops_per_second": limits["flops_per_second"][case.dtype],
                 "chained": calls,
                 "differences": apart,
                 "seconds": seconds,
@@ -447,18 +452,47 @@ def measured(
     return rows
 
 
-def goals(row: Mapping[str, Any], platform: str) -> list[tuple[str, bool]]:
-    """The goals that hold for a row, and whether each is reached."""
+def goals(result: Mapping[str, Any]) -> list[measure.Goal]:
+    """The goals that hold for its rows."""
+    return [goal for row in ordered(result["rows"]) for goal in _goals(row, result["platform"])]
+
+
+def _goals(row: Mapping[str, Any], platform: str) -> list[measure.Goal]:
     found = []
     on_gpu = platform != "cpu"
+    case = f"{_shape(row)}, batch {row['batch']}, {row['dtype']}"
     if row["pass"] == "both" and row["semantics"] == "released":
         wanted = GPU_GOAL if on_gpu else CPU_GOAL
-        ratios = [row["speedup"][name] for name in KERAS if name in row["speedup"]]
-        if ratios:
-            found.append((f"{wanted}× Keras", min(ratios) >= wanted))
+        if ratios := [row["speedup"][name] for name in KERAS if name in row["speedup"]]:
+            reached = min(ratios) >= wanted
+            found.append(measure.Goal(f"{wanted}× Keras", case, min(ratios), reached))
     if on_gpu and (row["shape"], row["batch"]) == LIMIT_AT:
-        found.append((f"{LIMIT_GOAL:.0%} of the limit", row["of_limit"] >= LIMIT_GOAL))
+        case = f"{row['semantics']}, {PASSES[row['pass']]}, {case}"
+        what = f"{LIMIT_GOAL:.0%} of the limit"
+        share = row["of_limit"]
+        found.append(measure.Goal(what, case, share, share >= LIMIT_GOAL))
     return found
+
+
+def ordered(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """By batch, shape, type, semantics and pass."""
+    names = [list(parsed(shape)) for shape in SHAPES]
+    return sorted(
+        rows,
+        key=lambda row: (
+            row["batch"],
+            names.index(row["shape"]) if row["shape"] in names else len(names),
+            row["shape"],
+            row["dtype"],
+            row["semantics"] == "paper",
+            row["pass"] == "both",
+        ),
+    )
+
+
+def _shape(row: Mapping[str, Any]) -> str:
+    height, width, channels, heads = row["shape"]
+    return f"{height}×{width}×{channels}, {heads}"
 
 
 def _milliseconds(seconds: float) -> str:
@@ -467,11 +501,10 @@ def _milliseconds(seconds: float) -> str:
 
 def _cells(row: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
     """A line of the table."""
-    height, width, channels, heads = row["shape"]
     taken = row["seconds"]["ours"]
     cells = [
         f"{row['semantics']}, {PASSES[row['pass']]}",
-        f"{height}×{width}×{channels}, {heads}",
+        _shape(row),
         f"{row['batch']}, {row['dtype']}",
         f"{_milliseconds(taken['median'])} ({_milliseconds(taken['min'])}–"
         f"{_milliseconds(taken['max'])})",
@@ -484,8 +517,7 @@ def _cells(row: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
         median = _milliseconds(row["seconds"][name]["median"])
         cells.append(f"{median} = {row['speedup'][name]:.1f}×{' ≠' if differs else ''}")
     cells.append(f"{_milliseconds(row['limit'])} ({row['of_limit']:.0%})")
-    judged = goals(row, result["platform"])
-    cells.append("; ".join(f"{goal} {'reached' if ok else '**missed**'}" for goal, ok in judged))
+    cells.append("; ".join(goal.verdict for goal in _goals(row, result["platform"])))
     return cells
 
 
@@ -493,18 +525,19 @@ def table(result: Mapping[str, Any]) -> str:
     """Markdown: a row for each case and pass."""
     head = ["", "H×W×C, K", "batch", "ours, ms", *PEERS.values(), "limit, ms", "goal"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    lines += ["| " + " | ".join(_cells(row, result)) + " |" for row in result["rows"]]
-    rates = result["roofline"]
-    speeds = ", ".join(f"{v / 1e9:.4g} GFLOP/s {k}" for k, v in rates["flops_per_second"].items())
-    worst = max(max(row["differences"]["ours"].values()) for row in result["rows"])
+    rows = ordered(result["rows"])
+    lines += ["| " + " | ".join(_cells(row, result)) + " |" for row in rows]
+    bandwidth = measure.span(row["bytes_per_second"] / 1e9 for row in rows)
+    speeds = measure.speeds((row["dtype"], row["flops_per_second"]) for row in rows)
+    worst = max(max(row["differences"]["ours"].values()) for row in rows)
     lines += [
         "",
         "Ours: median (shortest–longest) of the runs. Peers: median = times ours; ≠: computes "
         "something else. Limit: as above, and in brackets the share of it that ours reaches; "
-        f"measured: {rates['bytes_per_second'] / 1e9:.4g} GB/s, {speeds}. Ours differs from the "
-        f"definition by at most {worst:.1e}.",
+        f"measured: {bandwidth} GB/s, {speeds}. Ours differs from the definition by at most "
+        f"{worst:.1e}.",
     ]
-    skipped = {f"{PEERS[n]}: {why}" for row in result["rows"] for n, why in row["skipped"].items()}
+    skipped = {f"{PEERS[n]}: {why}" for row in rows for n, why in row["skipped"].items()}
     lines += [f"Not measured: {'; '.join(sorted(skipped))}."] if skipped else []
     return "\n".join(lines) + "\n"
 
@@ -541,17 +574,16 @@ def main(argv: list[str]) -> None:
             peer = Process([given.tensorflow_python, script], env)
         except Unavailable as reason:
             peer = str(reason)
-    further = {
-        "platform": jax.default_backend(),
-        "roofline": limits,
-        "tensorflow": peer.about if isinstance(peer, Process) else peer,
-    }
+    platform = jax.default_backend()
+    tensorflow = peer.about if isinstance(peer, Process) else peer
+    of = ("semantics", "shape", "batch", "dtype", "pass")
     rows: list[dict] = []
     cases = itertools.product(batches, shapes, given.dtypes, ("released", "paper"))
     for batch, shape, dtype, semantics in cases:
         rows += measured(Case(semantics, shape, batch, dtype), peer, limits, repeats)
-        measure.write(NAME, rows, **further)  # A run that is cut off leaves what it has.
-        latest = {**further, "rows": rows[-2:]}
+        # A run that is cut off leaves what it has.
+        measure.write(NAME, rows, case=of, platform=platform, tensorflow=tensorflow)
+        latest = {"platform": platform, "rows": rows[-2:]}
         print("\n".join(table(latest).splitlines()[2:4]), flush=True)
     if isinstance(peer, Process):
         peer.close()

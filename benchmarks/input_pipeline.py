@@ -303,9 +303,9 @@ def waiting(name: str, folder: Path, given: Any) -> list[dict[str, Any]]:
     ]
 
 
-def goals(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, float, float]]:
-    """What was to be reached, how much of it was, and what was wanted; without what was skipped."""
-    found = []
+def goals(result: Mapping[str, Any]) -> list[measure.Goal]:
+    """What was to be reached, and how much of it was; without what was skipped."""
+    found, rows = [], result["rows"]
     measured = [row for row in rows if row["measured"] == "rate" and "skipped" not in row]
     for row in measured:
         if row["pipeline"].startswith("tf.data"):
@@ -314,12 +314,14 @@ def goals(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, float, float]]:
                 for each in measured
                 if each["images"] == row["images"] and each["pipeline"] == "Grain"
             )
-            what = f"Grain's rate over that of {row['pipeline']}, {row['images']}"
-            found.append((what, own / row["images_per_second"], OVER_TF_DATA))
+            what = f"Grain at {OVER_TF_DATA:g}× {row['pipeline']}"
+            ratio = own / row["images_per_second"]
+            found.append(measure.Goal(what, row["images"], ratio, ratio >= OVER_TF_DATA))
     for row in rows:
         if row["measured"] == "waiting" and row["pipeline"] == "resident":
-            what = f"step on a batch in place over the resident loop's, {row['images']}"
-            found.append((what, row["share"], RESIDENT))
+            what = f"resident data at {RESIDENT:g}× the step in place"
+            share = row["share"]
+            found.append(measure.Goal(what, row["images"], share, share >= RESIDENT))
     return found
 
 
@@ -354,9 +356,7 @@ def table(result: Mapping[str, Any]) -> str:
             cells = [images, row["pipeline"], f"{row['step_ms']:.2f}", f"{row['share']:.1%}"]
             lines.append(f"| {' | '.join(cells)} |")
     lines.append("")
-    for what, value, wanted in goals(rows):
-        verdict = "reached" if value >= wanted else "missed"
-        lines.append(f"- {what}: {value:.3f}, {wanted} wanted: {verdict}.")
+    lines += [f"- {goal.case}, {goal.verdict}: {goal.value:.3f}." for goal in goals(result)]
     return "\n".join(lines) + "\n"
 
 

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from absl import flags
 
+from benchmarks import measure
 from jaxattn.errors import InputError, run_main
 
 HERE = Path(__file__).parent
@@ -39,7 +40,7 @@ BENCHMARKS = (
 
 
 def read(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """The results in a folder by benchmark, in the order of their files' names.
+    """The results in a folder by benchmark, each benchmark's in the order of their files' names.
 
     Raises:
         InputError: A file is no result of a benchmark.
@@ -54,7 +55,7 @@ def read(folder: Path) -> dict[str, list[dict[str, Any]]]:
         if name not in BENCHMARKS:
             raise InputError(f"{path}: benchmark is {name!r}, one of {BENCHMARKS} wanted")
         found.setdefault(name, []).append(result)
-    return found
+    return {name: found[name] for name in BENCHMARKS if name in found}
 
 
 def described(module: ModuleType) -> list[str]:
@@ -74,18 +75,46 @@ def on_machine(machine: Mapping[str, Any]) -> str:
     return facts + "."
 
 
+def goals(results: Mapping[str, list[dict[str, Any]]]) -> list[str]:
+    """A heading and a table of all goals, and how many cases reached each."""
+    lines = ["| benchmark, device | goal | reached | missed |", "|---|---|---|---|"]
+    for name, of_it in results.items():
+        module = importlib.import_module(f"benchmarks.{name}")
+        if not hasattr(module, "goals"):
+            continue
+        for result in of_it:
+            found: list[measure.Goal] = module.goals(result)
+            for what in dict.fromkeys(goal.what for goal in found):
+                cases = [goal for goal in found if goal.what == what]
+                missed = [f"{goal.case}: {goal.value:.3g}" for goal in cases if not goal.reached]
+                reached = [goal.value for goal in cases if goal.reached]
+                values = f": {measure.span(reached)}" if reached else ""
+                lines.append(
+                    f"| {name}, {result['machine']['device']} | {what} "
+                    f"| {len(reached)} of {len(cases)}{values} | {'; '.join(missed)} |"
+                )
+    return ["## Goals", "\n".join(lines)]
+
+
+def commands(result: Mapping[str, Any]) -> str:
+    """The command of the result, or of each of its rows, with the commit of the code."""
+    runs = [row for row in result.get("rows", ()) if "command" in row] or [result]
+    lines = (
+        each["command"] + (f"  # at {each['commit']}" if "commit" in each else "") for each in runs
+    )
+    return textwrap.indent("\n".join(dict.fromkeys(lines)), "    ")
+
+
 def page(folder: Path) -> str:
     """The whole page of the results in a folder."""
     results = read(folder)
-    parts = [(HERE / "preface.md").read_text(encoding="utf-8").strip()]
-    for name in BENCHMARKS:
-        if name not in results:
-            continue
+    parts = [(HERE / "preface.md").read_text(encoding="utf-8").strip(), *goals(results)]
+    for name in results:
         module = importlib.import_module(f"benchmarks.{name}")
         parts += described(module)
         for result in results[name]:
             parts += [
-                textwrap.indent(result["command"], "    "),
+                commands(result),
                 on_machine(result["machine"]),
                 module.table(result).strip(),
             ]

@@ -111,6 +111,17 @@ def difference(result: Mapping[str, Any], of: str) -> tuple[float, float] | None
     return statistics.mean(half) - statistics.mean(full), error
 
 
+def goals(result: Mapping[str, Any]) -> list[measure.Goal]:
+    """That bfloat16's mean is float32's, as far as the seeds can say."""
+    found = []
+    for of in MEASURES:
+        if both := difference(result, of):
+            apart, error = both
+            what = "bfloat16 less float32 at most two standard errors"
+            found.append(measure.Goal(what, of, apart, abs(apart) <= 2 * error))
+    return found
+
+
 def table(result: Mapping[str, Any]) -> str:
     """Markdown: a row for each predictor, mean and standard deviation over the seeds."""
     collected = result["rows"]
@@ -132,14 +143,7 @@ def table(result: Mapping[str, Any]) -> str:
         f"Training took {minutes} minutes on {first['device']}, jax {first['versions']['jax']}.",
         "",
     ]
-    for of in MEASURES:
-        if found := difference(result, of):
-            apart, error = found
-            verdict = "reached" if abs(apart) <= 2 * error else "**missed**"
-            lines.append(
-                f"- bfloat16 less float32, {of}: {apart:+.4f}, at most two standard errors of "
-                f"{error:.4f} wanted: {verdict}."
-            )
+    lines += [f"- {goal.case}, {goal.verdict}: {goal.value:+.4f}." for goal in goals(result)]
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -31,11 +31,10 @@ Rows of other models, batches and types that an earlier run on the same machine 
 
 import contextlib
 import itertools
-import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -193,6 +192,7 @@ def measured(
         "speedup": {name: each["median"] / mine for name, each in seconds.items()},
         "memory": {n: way.process.ask(memory=True) for n, way in running.ways.items()},
         "utilisation": running.facts["ours"]["model_flops"] / mine / peak,
+        "peak": peak,
         "facts": running.facts,
         "skipped": running.skipped,
     }
@@ -206,9 +206,14 @@ def plain_of(case: Case, running: Running, before: Case, ran: Running) -> Steppi
     return ran.ways["ours"] if then <= now else None
 
 
-def goals(row: Mapping[str, Any], platform: str) -> list[tuple[str, bool]]:
-    """The goals that hold for a row, and whether each is reached."""
+def goals(result: Mapping[str, Any]) -> list[measure.Goal]:
+    """The goals that hold for its rows."""
+    return [goal for row in ordered(result["rows"]) for goal in _goals(row, result["platform"])]
+
+
+def _goals(row: Mapping[str, Any], platform: str) -> list[measure.Goal]:
     speedup, found = row["speedup"], []
+    case = f"{row['model']}, batch {row['batch']}, {row['dtype']}"
     if platform == "cpu":
         judged = (row["batch"], row["dtype"]) == (8, "float32")
         wanted = {"keras_tensorflow": CPU_GOAL} if judged else {}
@@ -218,30 +223,21 @@ def goals(row: Mapping[str, Any], platform: str) -> list[tuple[str, bool]]:
         wanted = {}
     for name, least in wanted.items():
         if name in speedup:
-            found.append((f"{least:g}× {PEERS[name]}", speedup[name] >= least))
+            what = f"{least:g}× {PEERS[name]}"
+            found.append(measure.Goal(what, case, speedup[name], speedup[name] >= least))
     if "without" in speedup:
-        found.append((f"{ATTENTION_GOAL}× without attention", speedup["without"] >= ATTENTION_GOAL))
+        what = f"{ATTENTION_GOAL}× without attention"
+        share = speedup["without"]
+        found.append(measure.Goal(what, case, share, share >= ATTENTION_GOAL))
     return found
 
 
-def merged(earlier: Iterable[Row], latest: Iterable[Row]) -> list[Row]:
-    """All rows, the latest in the place of earlier ones of the same model, batch and type."""
-    rows = {tuple(row[key] for key in ("dtype", "batch", "model")): row for row in earlier}
-    rows |= {tuple(row[key] for key in ("dtype", "batch", "model")): row for row in latest}
-    order = {name: place for place, name in enumerate(MODELS)}
-    places = sorted(rows, key=lambda key: (key[0] != "bfloat16", key[1], order.get(key[2], -1)))
-    return [rows[place] for place in places]
-
-
-def earlier(path: Path) -> dict[str, Any]:
-    """What is in a file of results, if it was measured on this machine with these versions."""
-    nothing: dict[str, Any] = {"rows": [], "peak": {}}
-    if not path.is_file():
-        return nothing
-    result = json.loads(path.read_text(encoding="utf-8"))
-    facts = (measure.machine(), result["machine"])
-    now, then = ({k: v for k, v in each.items() if k != "load_before"} for each in facts)
-    return result if now == then else nothing
+def ordered(rows: Sequence[Row]) -> list[Row]:
+    """By type, batch and model."""
+    place = {name: place for place, name in enumerate(MODELS)}
+    return sorted(
+        rows, key=lambda row: (row["dtype"] != "bfloat16", row["batch"], place[row["model"]])
+    )
 
 
 def _cells(row: Mapping[str, Any], platform: str) -> list[str]:
@@ -264,8 +260,7 @@ def _cells(row: Mapping[str, Any], platform: str) -> list[str]:
     cells.append(f"{row['utilisation']:.0%}")
     cells.append(f"{row['memory']['ours'] / 2**30:.2f}")
     cells.append(f"{mine['compile']:.0f}")
-    judged = goals(row, platform)
-    cells.append("; ".join(f"{goal} {'reached' if ok else '**missed**'}" for goal, ok in judged))
+    cells.append("; ".join(goal.verdict for goal in _goals(row, platform)))
     return cells
 
 
@@ -274,18 +269,19 @@ def table(result: Mapping[str, Any]) -> str:
     head = ["", "batch", "ours, images/s", *PEERS.values()]
     head += ["of ours without attention", "utilisation", "memory, GiB", "compiling, s", "goal"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    lines += ["| " + " | ".join(_cells(row, result["platform"])) + " |" for row in result["rows"]]
-    speeds = ", ".join(f"{v / 1e9:.4g} GFLOP/s {k}" for k, v in result["peak"].items())
+    rows = ordered(result["rows"])
+    lines += ["| " + " | ".join(_cells(row, result["platform"])) + " |" for row in rows]
+    speeds = measure.speeds((row["dtype"], row["peak"]) for row in rows)
     lines += [
         "",
         "Ours: median (slowest–fastest) of the runs. Peers: median, and ours relative to it; "
         "≠: computes something else. Memory is ours: of the device, or on a CPU the process' "
         f"largest. Speed of a large product: {speeds}.",
     ]
-    facts = [row["facts"][n] for row in result["rows"] for n in PEERS if n in row["facts"]]
+    facts = [row["facts"][n] for row in rows for n in PEERS if n in row["facts"]]
     said = {f"{k} {v}" for each in facts for k, v in each.items() if isinstance(v, str)}
     lines += [f"Peers: {', '.join(sorted(said))}."] if said else []
-    skipped = {f"{PEERS[n]}: {why}" for row in result["rows"] for n, why in row["skipped"].items()}
+    skipped = {f"{PEERS[n]}: {why}" for row in rows for n, why in row["skipped"].items()}
     lines += [f"Not measured: {'; '.join(sorted(skipped))}."] if skipped else []
     return "\n".join(lines) + "\n"
 
@@ -329,8 +325,6 @@ def main(argv: list[str]) -> None:
     platform, todo = jax.default_backend(), cases(given)
     if given.smoke:
         given.repeats, given.peers = 1, []
-    path = Path(os.environ.get("JAXATTN_RESULTS", measure.RESULTS))
-    before = earlier(path / f"{NAME}_{measure.label()}.json")
     peak = peaks(sorted({case.dtype for case in todo}), given.smoke)
     rows: list[Row] = []
     # Ours of the case before stays, to be timed with the same model with attention.
@@ -344,10 +338,9 @@ def main(argv: list[str]) -> None:
                 last.pop_all().close()
                 last.push(ours.pop_all())
                 plain = case, running
-            further = {"platform": platform, "peak": before["peak"] | peak}
             # A run that is cut off leaves what it has.
-            measure.write(NAME, merged(before["rows"], rows), **further)
-            print(table({**further, "rows": rows[-1:]}).splitlines()[2], flush=True)
+            measure.write(NAME, rows, case=("model", "batch", "dtype"), platform=platform)
+            print(table({"platform": platform, "rows": rows[-1:]}).splitlines()[2], flush=True)
 
 
 if __name__ == "__main__":

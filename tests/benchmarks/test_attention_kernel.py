@@ -65,18 +65,30 @@ def test_a_way_that_differs_is_found():
 def row(tensorflow=9.0, **changes):
     speedup = {"definition": 30.0, "keras_jax": 30.0, "keras_tensorflow": tensorflow}
     given = {"pass": "both", "semantics": "released", "shape": [28, 28, 512, 16], "batch": 256}
+    given |= {"dtype": "float32"}
     return {**given, "of_limit": 0.81, "speedup": speedup, **changes}
 
 
+def goals(row, platform):
+    found = attention_kernel.goals({"platform": platform, "rows": [row]})
+    return [(goal.what, goal.reached) for goal in found]
+
+
 def test_goals_are_judged_by_the_slowest_ratio_of_keras():
-    assert attention_kernel.goals(row(), "cpu") == [("10× Keras", False)]
-    assert attention_kernel.goals(row(tensorflow=10.0), "cpu") == [("10× Keras", True)]
-    assert attention_kernel.goals(row(semantics="paper"), "cpu") == []
-    assert attention_kernel.goals(row(**{"pass": "forward"}), "cpu") == []
-    on_gpu = attention_kernel.goals(row(tensorflow=60.0), "gpu")
+    assert goals(row(), "cpu") == [("10× Keras", False)]
+    assert goals(row(tensorflow=10.0), "cpu") == [("10× Keras", True)]
+    assert goals(row(semantics="paper"), "cpu") == []
+    assert goals(row(**{"pass": "forward"}), "cpu") == []
+    on_gpu = goals(row(tensorflow=60.0), "gpu")
     assert on_gpu == [("50× Keras", False), ("80% of the limit", True)]
-    assert attention_kernel.goals(row(semantics="paper"), "gpu") == [("80% of the limit", True)]
-    assert attention_kernel.goals(row(semantics="paper", batch=64), "gpu") == []
+    assert goals(row(semantics="paper"), "gpu") == [("80% of the limit", True)]
+    assert goals(row(semantics="paper", batch=64), "gpu") == []
+
+
+def test_rows_are_by_batch_shape_and_pass():
+    rows = [row(batch=16), row(batch=16, **{"pass": "forward"}), row(shape=[8, 8, 192, 16])]
+    rows += [row(batch=16, shape=[3, 2, 7, 4]), row(batch=16, semantics="paper")]
+    assert attention_kernel.ordered(rows) == [rows[each] for each in (1, 0, 4, 3, 2)]
 
 
 @pytest.mark.parametrize("shape", ["8x8x192", "8x8x192x0", "8x8xax16"])

@@ -43,6 +43,32 @@ def grouped_conv(plain_ms):
     }
 
 
+def patches(name, attention):
+    rows = [
+        {"way": way, "patches_per_second": rate, "rounds": [rate]}
+        for way, rate in (("attention", attention), ("plain", 10.0))
+    ]
+    facts = {"benchmark": "patch_throughput", "backbone": name, "dtype": "float32"}
+    machine = grouped_conv(1.0)["machine"]
+    return {**facts, "command": "python x.py", "machine": machine, "batch": [2, 9, 8], "rows": rows}
+
+
+def test_goals_are_counted_and_the_missed_named(tmp_path):
+    for name, attention in (("a", 9.0), ("b", 9.8)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(patches(name, attention)))
+    page = render.page(tmp_path)
+    line = "| patch_throughput, 1 x toaster | 0.97× plain |"
+    assert f"{line} 0 of 1 | a, float32: 0.9 |" in page
+    assert f"{line} 1 of 1: 0.98 |  |" in page
+
+
+def test_each_row_s_command_and_commit_is_told_once():
+    rows = [{"command": "python x.py --a", "commit": "abc"}, {"command": "python x.py --b"}]
+    told = "    python x.py --a  # at abc\n    python x.py --b"
+    assert render.commands({"command": "python x.py", "rows": [*rows, *rows]}) == told
+    assert render.commands({"command": "python x.py", "rows": [{}]}) == "    python x.py"
+
+
 def test_a_page_has_command_machine_and_table(tmp_path):
     (tmp_path / "b.json").write_text(json.dumps(grouped_conv(5.0)))
     (tmp_path / "a.json").write_text(json.dumps(grouped_conv(9.0)))

@@ -1,7 +1,5 @@
 """What the benchmark of training steps counts, compares and keeps."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import pytest
@@ -58,44 +56,31 @@ def test_only_the_same_network_is_without_attention():
     assert train_step.plain_of(*plain, *plain) is None
 
 
+def goals(row, platform):
+    found = train_step.goals({"platform": platform, "rows": [row]})
+    return [(goal.what, goal.reached) for goal in found]
+
+
 def test_goals_are_those_of_the_device_and_the_type():
     cpu = row(keras_tensorflow=1.2, keras_jax=0.5, torch=0.5, without=0.96)
-    assert train_step.goals(cpu, "cpu") == [
+    assert goals(cpu, "cpu") == [
         ("1× Keras, TensorFlow", True),
         ("0.97× without attention", False),
     ]
-    assert train_step.goals(row(batch=16, keras_tensorflow=0.9), "cpu") == []
-    assert train_step.goals(row(dtype="bfloat16", keras_tensorflow=0.9), "cpu") == []
+    assert goals(row(batch=16, keras_tensorflow=0.9), "cpu") == []
+    assert goals(row(dtype="bfloat16", keras_tensorflow=0.9), "cpu") == []
     gpu = row(dtype="bfloat16", torch=1.3, keras_tensorflow=2.9, keras_jax=3.1)
-    assert train_step.goals(gpu, "gpu") == [
+    assert goals(gpu, "gpu") == [
         ("1.25× PyTorch", True),
         ("3× Keras, TensorFlow", False),
         ("3× Keras, JAX", True),
     ]
-    assert train_step.goals(row(torch=1.3), "gpu") == []
+    assert goals(row(torch=1.3), "gpu") == []
 
 
-def test_earlier_rows_stay_but_for_those_measured_again():
-    before = [row("vgg16", keras_jax=1.0), row("irv2", keras_jax=1.0)]
-    latest = [row("irv2", keras_jax=2.0), row("irv2", dtype="bfloat16", keras_jax=3.0)]
-    merged = train_step.merged(before, latest)
-    assert [(each["model"], each["speedup"]["keras_jax"]) for each in merged] == [
-        ("irv2", 3.0),
-        ("irv2", 2.0),
-        ("vgg16", 1.0),
-    ]
-
-
-def test_rows_of_another_machine_do_not_stay(tmp_path, monkeypatch):
-    path = tmp_path / "train_step_cpu.json"
-    machine = {"processor": "some", "load_before": 1.0}
-    result = {"machine": machine, "rows": [row()], "peak": {"float32": 1.0}}
-    path.write_text(json.dumps(result))
-    monkeypatch.setattr(train_step.measure, "machine", lambda: machine | {"load_before": 2.0})
-    assert train_step.earlier(path)["rows"] == [row()]
-    monkeypatch.setattr(train_step.measure, "machine", lambda: machine | {"processor": "other"})
-    assert train_step.earlier(path)["rows"] == []
-    assert train_step.earlier(tmp_path / "none.json")["rows"] == []
+def test_rows_are_by_type_batch_and_model():
+    rows = [row("vgg16"), row("irv2"), row("irv2", batch=2), row("vgg16", dtype="bfloat16")]
+    assert train_step.ordered(rows) == [rows[3], rows[2], rows[1], rows[0]]
 
 
 @pytest.mark.parametrize("name", train_step.MODELS)
