@@ -2,7 +2,8 @@
 
     python benchmarks/render.py [--check]
 
-With ``--check`` nothing is written: exit status 1 says that the file is not what the results give.
+The table of speeds in the project's ``README.md``, between two comments, is made too. With
+``--check`` nothing is written: exit status 1 says that a file is not what the results give.
 """
 
 import importlib
@@ -24,6 +25,8 @@ from benchmarks import measure
 from jaxattn.errors import InputError, run_main
 
 HERE = Path(__file__).parent
+#: Between these lines of the project's README.md stand the speeds of training steps.
+SPEEDS = ("<!-- speeds, by benchmarks/render.py -->\n", "<!-- end of speeds -->\n")
 #: The benchmarks in the order of the page; a result names its own by ``benchmark``.
 BENCHMARKS = (
     "attention_kernel",
@@ -121,16 +124,35 @@ def page(folder: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def with_speeds(text: str, results: Mapping[str, list[dict[str, Any]]]) -> str:
+    """The text with the speeds of training steps, each machine's, between the lines `SPEEDS`.
+
+    Raises:
+        InputError: The lines are not there.
+    """
+    before, begin, rest = text.partition(SPEEDS[0])
+    _, end, after = rest.partition(SPEEDS[1])
+    if not end:
+        raise InputError(f"README.md: the lines {SPEEDS} wanted, around the speeds")
+    module = importlib.import_module("benchmarks.train_step")
+    parts = [
+        f"{module.summary(each)}\n\n{on_machine(each['machine'])}\n"
+        for each in results.get("train_step", ())
+    ]
+    return before + begin + "\n" + "\n".join(parts) + "\n" + end + after
+
+
 def main(argv: list[str]) -> None:
     """The command line."""
     del argv
     folder = Path(os.environ.get("JAXATTN_RESULTS", HERE / "results"))
-    path, text = HERE / "README.md", page(folder)
-    if not flags.FLAGS.check:
-        path.write_text(text, encoding="utf-8")
-    elif not path.is_file() or path.read_text(encoding="utf-8") != text:
-        print(f"{path.name} is not what the results give; run benchmarks/render.py")
-        sys.exit(1)
+    readme = HERE.parent / "README.md"
+    speeds = with_speeds(readme.read_text(encoding="utf-8"), read(folder))
+    for path, text in ((HERE / "README.md", page(folder)), (readme, speeds)):
+        if not flags.FLAGS.check:
+            path.write_text(text, encoding="utf-8")
+        elif not path.is_file() or path.read_text(encoding="utf-8") != text:
+            sys.exit(f"{path} is not what the results give; run benchmarks/render.py")
 
 
 if __name__ == "__main__":

@@ -286,6 +286,19 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def summary(result: Mapping[str, Any]) -> str:
+    """Markdown: how many times a peer's speed ours is, where a goal asks."""
+    rows = [row for row in ordered(result["rows"]) if _goals(row, result["platform"])]
+    lines = ["| | batch | " + " | ".join(PEERS.values()) + " | without attention |"]
+    lines.append("|---" * (len(PEERS) + 3) + "|")
+    for row in rows:
+        ratios = (row["speedup"].get(name) for name in (*PEERS, "without"))
+        cells = [row["model"], f"{row['batch']} × {row['size']}², {row['dtype']}"]
+        cells += ("–" if each is None else f"{each:.2f}×" for each in ratios)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def peaks(dtypes: Sequence[str], smoke: bool) -> dict[str, float]:
     """Operations per second of a large matrix product of each type."""
     side = 128 if smoke else 2048 if jax.default_backend() == "cpu" else 8192

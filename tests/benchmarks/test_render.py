@@ -69,6 +69,23 @@ def test_each_row_s_command_and_commit_is_told_once():
     assert render.commands({"command": "python x.py", "rows": [{}]}) == "    python x.py"
 
 
+def test_speeds_stand_between_their_lines():
+    row = {"model": "resnet50_sa", "batch": 8, "size": 224, "dtype": "float32"}
+    fast = row | {"speedup": {"keras_tensorflow": 1.2345, "torch": 0.9, "without": 0.974}}
+    unjudged = row | {"batch": 16, "speedup": {"keras_tensorflow": 7.0}}
+    machine = grouped_conv(1.0)["machine"]
+    result = {"platform": "cpu", "machine": machine, "rows": [unjudged, fast]}
+    begin, end = render.SPEEDS
+    text = render.with_speeds(f"a\n{begin}old\n{end}b\n", {"train_step": [result]})
+    assert text.startswith(f"a\n{begin}\n| ")
+    assert text.endswith(f"1 x toaster; z80, 1 cores; jax 9; load 0.2.\n\n{end}b\n")
+    assert "| resnet50_sa | 8 × 224², float32 | 1.23× | – | 0.90× | 0.97× |" in text
+    assert "7.00" not in text
+    assert "old" not in text
+    with pytest.raises(InputError, match="README.md: the lines .* wanted"):
+        render.with_speeds(f"a\n{begin}old\n", {"train_step": [result]})
+
+
 def test_a_page_has_command_machine_and_table(tmp_path):
     (tmp_path / "b.json").write_text(json.dumps(grouped_conv(5.0)))
     (tmp_path / "a.json").write_text(json.dumps(grouped_conv(9.0)))
