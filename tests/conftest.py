@@ -6,6 +6,8 @@ from typing import Any
 
 from jaxtyping import install_import_hook
 
+# Bounds are those of float32, which products on an accelerator are not by default.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("KERAS_BACKEND", "jax")
 install_import_hook("jaxattn", "beartype.beartype")
 
