@@ -27,6 +27,24 @@ RESULTS = Path(__file__).parent / "results"
 LOAD_BEFORE = os.getloadavg()[0]
 
 
+def _commit() -> str:
+    """The commit of the code that is measured, with a + where it was changed; empty without git."""
+
+    def git(*arguments: str) -> str:
+        run = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
+        return run.stdout.strip()
+
+    root = Path(__file__).resolve().parents[1]
+    if not shutil.which("git"):
+        return ""
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
+    return git("rev-parse", "--short=7", "HEAD") + ("+" if changed else "")
+
+
+#: Of the code as it was loaded: while a benchmark runs, the next change may be committed.
+COMMIT = _commit()
+
+
 class Goal(NamedTuple):
     """What was to be reached in one case.
 
@@ -138,20 +156,6 @@ def speeds(measured: Iterable[tuple[str, float]]) -> str:
     return ", ".join(f"{span(each)} GFLOP/s {dtype}" for dtype, each in by_type.items())
 
 
-def commit() -> str:
-    """The commit of the code that is measured, with a + where it was changed; empty without git."""
-
-    def git(*arguments: str) -> str:
-        run = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
-        return run.stdout.strip()
-
-    root = Path(__file__).resolve().parents[1]
-    if not shutil.which("git"):
-        return ""
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
-    return git("rev-parse", "--short=7", "HEAD") + ("+" if changed else "")
-
-
 def earlier(path: Path) -> list[dict[str, Any]]:
     """The rows in a file of results, if they were measured on this machine with these versions."""
     if not path.is_file():
@@ -179,8 +183,8 @@ def write(
         ``JAXATTN_RESULTS`` names, or in that of the committed results.
     """
     run = {"command": " ".join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]])}
-    if code := commit():
-        run["commit"] = code
+    if COMMIT:
+        run["commit"] = COMMIT
     out = Path(os.environ.get("JAXATTN_RESULTS", RESULTS))
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{name}_{label()}.json"

@@ -12,7 +12,7 @@ from benchmarks import measure
 def write(tmp_path, monkeypatch):
     """Writes rows as a run with the given argument does, and returns what lies in the file."""
     monkeypatch.setenv("JAXATTN_RESULTS", str(tmp_path))
-    monkeypatch.setattr(measure, "commit", lambda: "abc1234")
+    monkeypatch.setattr(measure, "COMMIT", "abc1234")
 
     def write(argument, *rows, case=("model", "shape")):
         monkeypatch.setattr(sys, "argv", ["some.py", argument])
