@@ -50,9 +50,9 @@ from jax import lax
 
 from benchmarks import measure
 from benchmarks.peers.elsewhere import Process, Unavailable
-from jaxattn import heap
 from jaxattn.errors import InputError, run_main
 from jaxattn.ops import soft_attention as ops
+from jaxattn.runtime import memory
 
 NAME = "attention_kernel"
 #: Height, width, channels and heads: of Inception-ResNet-v2 as released and as in the paper,
@@ -78,7 +78,7 @@ LIMIT_GOAL, LIMIT_AT = 0.8, ([28, 28, 512, 16], 256)
 DISPATCH = 2e-4
 KERAS = {"keras_jax": "Keras, JAX", "keras_tensorflow": "Keras, TensorFlow"}
 PEERS = {"definition": "plain JAX", **KERAS}
-#: What `heap.keep` does, for the process of TensorFlow.
+#: What `memory.keep` does, for the process of TensorFlow.
 KEEP_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "2147483647",
@@ -559,7 +559,7 @@ def main(argv: list[str]) -> None:
     """The command line."""
     del argv
     given = flags.FLAGS
-    heap.keep()
+    memory.keep()
     on_cpu = jax.default_backend() == "cpu"
     batches = [int(each) for each in given.batches] or ([16] if on_cpu else [256, 64, 16, 512])
     shapes, repeats = [parsed(shape) for shape in given.shapes], given.repeats

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from absl import flags
 
 from benchmarks import measure
-from jaxattn import folds, runs
+from jaxattn import cross_validate, run_dir
 from jaxattn.errors import InputError, run_main
 
 NAME = "gessert_table"
@@ -28,8 +28,8 @@ def collect(folder: Path) -> dict:
     path = folder / "evaluation" / "test.json"
     if not path.is_file():
         raise InputError(f"{path} does not exist; a finished and evaluated run wanted")
-    result, config = json.loads(path.read_text()), runs.read_config(folder)
-    spent = (folder / runs.LOG).stat().st_mtime - (folder / runs.CONFIG).stat().st_mtime
+    result, config = json.loads(path.read_text()), run_dir.read_config(folder)
+    spent = (folder / run_dir.LOG).stat().st_mtime - (folder / run_dir.CONFIG).stat().st_mtime
     return {
         "strategy": folder.name,
         "crops": config.crops.to_dict(),
@@ -40,14 +40,16 @@ def collect(folder: Path) -> dict:
         "test_images": result["images"],
         "device": result["device"],
         "versions": result["versions"],
-        "measures": {name: measure(result["metrics"]) for name, measure in folds.MEASURES.items()},
+        "measures": {
+            name: measure(result["metrics"]) for name, measure in cross_validate.MEASURES.items()
+        },
     }
 
 
 def table(result: Mapping[str, Any]) -> str:
     """Markdown: a row for each strategy, in per cent as in the paper."""
     collected = result["rows"]
-    head = [*folds.MEASURES, "epochs", "minutes"]
+    head = [*cross_validate.MEASURES, "epochs", "minutes"]
     lines = [f"| | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
     for one in collected:
         measures = (f"{100 * value:.1f}" for value in one["measures"].values())
@@ -66,7 +68,7 @@ def main(argv: list[str]) -> None:
     """The command line."""
     del argv
     folder = Path(flags.FLAGS.runs)
-    found = sorted(path.parent for path in folder.glob(f"*/{runs.CONFIG}"))
+    found = sorted(path.parent for path in folder.glob(f"*/{run_dir.CONFIG}"))
     if not found:
         raise InputError(f"{folder}: no runs there, one for each strategy wanted")
     collected = [collect(path) for path in found]

@@ -23,7 +23,7 @@ from jaxtyping import Array
 from benchmarks import measure
 from jaxattn.errors import run_main
 from jaxattn.ops.conv import conv_general_dilated
-from jaxattn.ops.grouped_conv import by_taps
+from jaxattn.ops.cpu.grouped_conv import by_taps
 
 NAME = "grouped_conv"
 GROUPS = 32

@@ -40,13 +40,15 @@ from PIL import Image
 
 from benchmarks import measure
 from benchmarks.peers.elsewhere import Process, Unavailable
-from jaxattn import compilation, experiment, sharding
+from jaxattn import experiment
 from jaxattn.config import base
-from jaxattn.data import prepared, synthetic, writer
-from jaxattn.data.inventory import Inventory, Row
 from jaxattn.data.loaders import MOST_THREADS, Loader, decode_all
-from jaxattn.data.plans import Plan
+from jaxattn.data.samplers import Sampler
+from jaxattn.data.sources.source_index import Row, SourceIndex
+from jaxattn.data.synthetic import dataset as synthetic
+from jaxattn.data.tfds import reader, writer
 from jaxattn.errors import InputError, run_main
+from jaxattn.runtime import compilation, devices
 from jaxattn.steps import pixels_of
 
 NAME = "input_pipeline"
@@ -83,7 +85,7 @@ RESIDENT, OVER_TF_DATA = 0.99, 1.0
 class Ours:
     """Our loader as `measure.seconds` wants it: seconds of a batch on the device."""
 
-    def __init__(self, loader: Loader, plan: Plan, count: int):
+    def __init__(self, loader: Loader, plan: Sampler, count: int):
         self._loader, self._plan, self._count = loader, plan, count
         self._draw = jax.jit(lambda data, batch: pixels_of("image", data, batch))
 
@@ -158,7 +160,7 @@ def write_images(folder: Path, images: Sequence[Image.Image]) -> None:
         image.save(path, "JPEG", quality=95, subsampling=0)
         dx = CLASSES[index % len(CLASSES)]
         rows.append(Row(image_id=path.stem, lesion_id=path.stem, dx=dx, image=path))
-    inventory = Inventory("embedded", "benchmark", folder, CLASSES, "", rows, {}, {})
+    inventory = SourceIndex("embedded", "benchmark", folder, CLASSES, "", rows, {}, {})
     writer.prepare(inventory, folder / "prepared")
 
 
@@ -176,7 +178,7 @@ def embedded(folder: Path, count: int, shape: tuple[int, int], small: int) -> di
 
 def extracted(folder: Path, data_dir: Path, count: int) -> dict[str, Path]:
     """Writes the first JPEGs of a prepared data set as files; by name, the folder with both."""
-    records = prepared.open_records(data_dir)
+    records = reader.open_records(data_dir)
     out = folder / data_dir.resolve().name
     out.mkdir()
     for index in range(min(count, len(records))):
@@ -189,13 +191,13 @@ def extracted(folder: Path, data_dir: Path, count: int) -> dict[str, Path]:
 def rates(name: str, folder: Path, given: Any) -> list[dict[str, Any]]:
     """Images per second of every pipeline on one folder's images."""
     files = sorted(path.name for path in folder.glob("*.jpg"))
-    dataset = prepared.load(folder / "prepared", given.size).decoding(())
+    dataset = reader.load(folder / "prepared", given.size).decoding(())
     rows = np.arange(len(files))
-    plan = Plan(rows, dataset.labels[rows], given.batch, drop_last=True)
+    plan = Sampler(rows, dataset.labels[rows], given.batch, drop_last=True)
     order = [files[plan[i]] for i in range((given.batches + 2 * AHEAD) * given.batch)]
     question = {"files": order, "size": given.size, "batch": given.batch}
     question |= {"warm": AHEAD, "batches": given.batches}
-    mesh = sharding.mesh()
+    mesh = devices.mesh()
     loaders = {"Grain": ("grain", 0), "resident": ("resident", 0)}
     if given.workers:
         loaders[f"Grain, {given.workers} processes"] = ("grain", given.workers)
@@ -247,7 +249,7 @@ class Loop:
         self, built: experiment.Experiment, step: Any, state: Any, count: int, in_place: bool
     ):
         self._built, self._step = built, step
-        self._state = sharding.put_replicated(built.mesh, state)
+        self._state = devices.put_replicated(built.mesh, state)
         self._count, self._in_place = count, in_place
 
     def __call__(self) -> None:
@@ -367,7 +369,7 @@ def main(argv: list[str]) -> None:
     if given.smoke:
         for name, value in TOY.items():
             given[name].value = value
-    sharding.split_cpu(given.cpu_devices)
+    devices.split_cpu(given.cpu_devices)
     compilation.use_cache()
     with tempfile.TemporaryDirectory() as temporary:
         if given.data_dir:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxattn import runs
+from jaxattn import run_dir
 
 RESULTS = Path(__file__).parent / "results"
 #: Before the benchmark itself makes some.
@@ -115,11 +115,11 @@ def _time(way: Callable[[], Any], calls: int) -> float:
 def machine() -> dict[str, Any]:
     """The device, the processor and its cores, and the versions of what computes."""
     return {
-        "device": runs.device(),
+        "device": run_dir.device(),
         "processor": _processor(),
         "cores": os.cpu_count(),
         "load_before": round(LOAD_BEFORE, 2),
-        "versions": runs.versions(),
+        "versions": run_dir.versions(),
     }
 
 

@@ -45,7 +45,7 @@ from flax import linen as nn
 
 from benchmarks import measure
 from benchmarks.peers import keras_models, keras_ties, keras_weights
-from jaxattn import optimizers, runs
+from jaxattn import optimizers, run_dir
 from jaxattn.config import base
 from jaxattn.convert.keras import from_layers
 from jaxattn.errors import InputError, run_main, suggestion
@@ -520,7 +520,7 @@ def add(out: Path, kind: str, rows: Sequence[dict]) -> None:
     results.setdefault(kind, {}).update({row["model"]: row for row in rows})
     known = list(keras_models.names())
     results[kind] = dict(sorted(results[kind].items(), key=lambda row: known.index(row[0])))
-    runs.write_json(out, results)
+    run_dir.write_json(out, results)
 
 
 def main(argv: list[str]) -> None:

@@ -23,9 +23,10 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from benchmarks import measure
-from jaxattn import experiment, sharding
+from jaxattn import experiment
 from jaxattn.config import base
 from jaxattn.errors import run_main
+from jaxattn.runtime import devices
 
 NAME = "patch_throughput"
 CROPS = 9
@@ -144,7 +145,7 @@ def main(argv: list[str]) -> None:
     if given.smoke:
         given.backbone, given.images, given.size = "densenet_small", 1, 32
         given.steps, given.rounds = 1, 1
-    sharding.split_cpu(1)  # As training does.
+    devices.split_cpu(1)  # As training does.
     ways: dict[str, Callable[[], Iterator[float]]] = {
         "attention": lambda: ours(config_of(given, "attention"), given.steps),
         "plain": lambda: ours(config_of(given, "plain"), given.steps),

@@ -47,11 +47,12 @@ from jax.sharding import AxisType, Mesh
 from ml_collections import ConfigDict
 
 from benchmarks import measure
-from jaxattn import experiment, sharding
+from jaxattn import experiment
 from jaxattn.config import base
 from jaxattn.data.loaders import Loader
 from jaxattn.errors import InputError, run_main
 from jaxattn.models import registry
+from jaxattn.runtime import devices
 
 NAME = "scaling"
 
@@ -164,7 +165,7 @@ def by_hand(params: Any, batch_stats: Any) -> dict[str, int]:
 
 
 def first_devices(count: int) -> Mesh:
-    """A mesh of the first devices, as `sharding.mesh` makes one of all."""
+    """A mesh of the first devices, as `devices.mesh` makes one of all."""
     devices = jax.devices()[:count]
     return jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
@@ -185,7 +186,7 @@ class Step:
         plan = dataclasses.replace(built.plan, batch_size=batch_size)
         loader = Loader(built.dataset, config.dataset.image_size, config.loader, mesh)
         built = dataclasses.replace(built, mesh=mesh, plan=plan, loader=loader)
-        self.state, self._data = sharding.put_replicated(mesh, state), loader.data
+        self.state, self._data = devices.put_replicated(mesh, state), loader.data
         (self._batch,) = loader.training(plan, 0, 1)
         lowered = built.train_step().lower(self.state, self._data, self._batch)
         self.compiled = lowered.compile()
@@ -262,14 +263,14 @@ def on_paper(given: Any) -> list[dict[str, Any]]:
     rows = []
     for name in given.models:
         of_model = sizes(name)
-        for hosts, devices in ((1, 8), (64, 8)):
+        for hosts, count in ((1, 8), (64, 8)):
             links = given.link_gb * 1e9, given.link_us * 1e-6
             network = given.network_gb * 1e9, given.network_us * 1e-6
-            cluster = Cluster(hosts, devices, *links, *network)
+            cluster = Cluster(hosts, count, *links, *network)
             for step_ms in map(float, given.step_ms):
                 least, most = cluster.efficiency(step_ms / 1e3, **of_model)
                 facts = {"measured": "paper", "model": name, **of_model, "hosts": hosts}
-                facts |= {"devices": hosts * devices, "step_ms": step_ms}
+                facts |= {"devices": hosts * count, "step_ms": step_ms}
                 rows.append(facts | {"least": least, "most": most})
     return rows
 
@@ -373,7 +374,7 @@ def main(argv: list[str]) -> None:
     if given.smoke:
         for name, value in TOY.items():
             given[name].value = value
-    sharding.split_cpu(max(int(count) for count in given.devices))
+    devices.split_cpu(max(int(count) for count in given.devices))
     config = base()
     config.dataset.update(image_size=given.size, num_images=210)
     config.model.width = given.width

@@ -35,7 +35,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks import measure
-from jaxattn import experiment, metrics, runs
+from jaxattn import experiment, metrics, run_dir
 from jaxattn.errors import InputError, run_main
 
 NAME = "seeds"
@@ -48,7 +48,7 @@ MEASURES = {
 
 def baselines(folder: Path) -> dict[str, dict]:
     """Metrics of the baselines on the test part of a run's split."""
-    built = experiment.build(runs.read_config(folder))
+    built = experiment.build(run_dir.read_config(folder))
     labels, records = built.dataset.labels, built.dataset.records
     pixels = np.stack(
         [
@@ -78,8 +78,8 @@ def collect(folder: Path) -> dict:
     path = folder / "evaluation" / "test.json"
     if not path.is_file():
         raise InputError(f"{path} does not exist; a finished and evaluated run wanted")
-    result, config = json.loads(path.read_text()), runs.read_config(folder)
-    spent = (folder / runs.LOG).stat().st_mtime - (folder / runs.CONFIG).stat().st_mtime
+    result, config = json.loads(path.read_text()), run_dir.read_config(folder)
+    spent = (folder / run_dir.LOG).stat().st_mtime - (folder / run_dir.CONFIG).stat().st_mtime
     return {
         "seed": config.seed,
         "split_seed": config.split.seed,

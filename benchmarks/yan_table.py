@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from absl import flags
 
 from benchmarks import measure
-from jaxattn import published, runs
+from jaxattn import reference_results, run_dir
 from jaxattn.errors import InputError, run_main
 from jaxattn.metrics import number
 
@@ -36,7 +36,7 @@ def collect(folder: Path) -> dict[str, Any]:
     }
     if not results.get("test", {}).get("positive"):
         raise InputError(f"{folder}: an evaluated run of configs/yan2019.py wanted")
-    test, config = results["test"], runs.read_config(folder)
+    test, config = results["test"], run_dir.read_config(folder)
     parts = [part for part in ("test", "validation") if results.get(part, {}).get("jaccard")]
     jaccard = results[parts[0]]["jaccard"] if parts else {"images": 0, "mean": {}}
     return {
@@ -62,7 +62,7 @@ def table(result: Mapping[str, Any]) -> str:
     head = ["AP", "AUC", *(f"Jaccard {name}" for name in MAPS)]
     lines = [f"| | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
     for one in collected:
-        theirs = published.YAN2019.get(one["dataset"], {}).get(one["row"], {})
+        theirs = reference_results.YAN2019.get(one["dataset"], {}).get(one["row"], {})
         measured = one["positive"] | one["jaccard"]["mean"]
         cells = [
             f"{number(measured.get(name))} ({number(theirs.get(name))})"
@@ -85,8 +85,8 @@ def main(argv: list[str]) -> None:
     """The command line."""
     del argv
     folder = Path(flags.FLAGS.runs)
-    rows = list(published.YAN2019["isic2017"])
-    found = {path.parent.name: path.parent for path in folder.glob(f"*/{runs.CONFIG}")}
+    rows = list(reference_results.YAN2019["isic2017"])
+    found = {path.parent.name: path.parent for path in folder.glob(f"*/{run_dir.CONFIG}")}
     known = [found[row] for row in rows if row in found]
     if not known:
         raise InputError(f"{folder}: no runs there that are called {', '.join(rows)}")

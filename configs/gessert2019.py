@@ -1,7 +1,7 @@
 """Patch-based attention and diagnosis-guided loss weighting (Gessert et al. 2019), any table's row.
 
     python tools/prepare_ham10000.py --source=HAM10000 --out=data/ham10000
-    python -m jaxattn.folds --config=configs/gessert2019.py:densenet121,dual \
+    python -m jaxattn.cross_validate --config=configs/gessert2019.py:densenet121,dual \
         --config.dataset.data_dir=data/ham10000 --config.init_from=weights/densenet121
 
 runs the three folds of one row and prints it as the paper does; ``python -m jaxattn.train`` and

@@ -37,7 +37,7 @@ def base() -> ConfigDict:
         dict(
             strategy="lesion",  # lesion, datta, official, folds, file: jaxattn.data.splits
             fold=0,  # folds: which one
-            folds=3,  # how many; python -m jaxattn.folds runs all of them
+            folds=3,  # how many; python -m jaxattn.cross_validate runs all of them
             leak="",  # a published protocol that tests on what it trained with: jaxattn.data.leaks
             seed=0,
             test=0.15,
@@ -47,7 +47,7 @@ def base() -> ConfigDict:
     )
     config.plan = ConfigDict(
         dict(
-            # none, oversample, undersample, equal, balanced_batches: see jaxattn.data.plans
+            # none, oversample, undersample, equal, balanced_batches: see jaxattn.data.samplers
             strategy="none",
             per_class=0,  # equal: images of each class in one pass; 0: the mean count
             factors=ConfigDict(),  # by class name: what its count is multiplied by

@@ -8,10 +8,11 @@ import jax
 import numpy as np
 from absl import flags
 
-from jaxattn import compilation, experiment, metrics, overlays, published, report, runs, sharding
+from jaxattn import experiment, metrics, overlays, reference_results, report, run_dir
 from jaxattn.data import leaks, splits
 from jaxattn.data.dataset import Dataset
 from jaxattn.errors import InputError, run_main, suggestion
+from jaxattn.runtime import compilation, devices
 
 FOLDER = "evaluation"
 
@@ -39,15 +40,15 @@ def evaluate(
     """
     if part not in splits.PARTS:
         raise InputError(f"split: {part!r} given{suggestion(part, splits.PARTS)}")
-    config = runs.read_config(folder)
+    config = run_dir.read_config(folder)
     if data_dir:
         config.dataset.data_dir = data_dir
     built = experiment.build(config)
-    runs.record_split(folder, built.split, built.dataset, built.leak)
+    run_dir.record_split(folder, built.split, built.dataset, built.leak)
     rows = built.split[part]
     if not len(rows):
-        raise InputError(f"{folder / runs.SPLIT}: the {part} part is empty, images wanted")
-    variables, step = experiment.restore(built, folder / runs.CHECKPOINTS, checkpoint)
+        raise InputError(f"{folder / run_dir.SPLIT}: the {part} part is empty, images wanted")
+    variables, step = experiment.restore(built, folder / run_dir.CHECKPOINTS, checkpoint)
     predict_step = built.predict_step(config.evaluation.views, saliency=True)
     probabilities, maps = built.predict(predict_step, variables, rows)
     labels = built.dataset.labels[rows]
@@ -66,8 +67,8 @@ def evaluate(
         "metrics": values,
         "positive": _positive(built, labels, probabilities),
         "jaccard": map_jaccard(built, rows, maps),
-        "device": runs.device(),
-        "versions": runs.versions(),
+        "device": run_dir.device(),
+        "versions": run_dir.versions(),
     }
     chosen = overlays.select_cases(labels, probabilities, predictions)
     chosen_maps = {name: values[chosen] for name, values in maps.items()}
@@ -85,8 +86,8 @@ def evaluate(
             predictions[chosen],
             chosen_maps,
         )
-        runs.write_json(path.with_suffix(".json"), result)
-        print(metrics.table(values, published.DATTA2021.get(config.model.name)))
+        run_dir.write_json(path.with_suffix(".json"), result)
+        print(metrics.table(values, reference_results.DATTA2021.get(config.model.name)))
     return result
 
 
@@ -184,7 +185,7 @@ def main(argv: list[str]) -> None:
     del argv
     given = flags.FLAGS
     folder = Path(given.workdir)
-    sharding.split_cpu(runs.read_config(folder).cpu_devices)
+    devices.split_cpu(run_dir.read_config(folder).cpu_devices)
     compilation.use_cache()
     evaluate(folder, given.split, given.checkpoint, given.data_dir)
     if given.split == "test":  # what the report is about

@@ -16,14 +16,15 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from jaxattn import checkpoints, losses, metrics, optimizers, sharding, state, steps
-from jaxattn.data import augment, datasets, leaks, plans, splits
+from jaxattn import checkpoints, losses, metrics, optimizers, state, steps
+from jaxattn.data import augment, leaks, load, samplers, splits
 from jaxattn.data.crops import Crops
 from jaxattn.data.dataset import Dataset, height_width
 from jaxattn.data.loaders import Loader
-from jaxattn.data.plans import Plan
+from jaxattn.data.samplers import Sampler
 from jaxattn.errors import InputError, suggestion
 from jaxattn.models import registry
+from jaxattn.runtime import devices
 from jaxattn.saliency import ClassActivation
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -57,7 +58,7 @@ class Experiment:
     config: ConfigDict
     dataset: Dataset
     split: splits.Split
-    plan: Plan
+    plan: Sampler
     loader: Loader
     model: nn.Module
     loss: losses.CrossEntropy
@@ -101,11 +102,11 @@ class Experiment:
 
     def initial_state(self) -> state.TrainState:
         """The state before the first step, on every device."""
-        return jax.jit(self._create, out_shardings=sharding.replicated(self.mesh))()
+        return jax.jit(self._create, out_shardings=devices.replicated(self.mesh))()
 
     def abstract_state(self) -> Any:
         """Shapes, dtypes and shardings of the state, to restore a checkpoint with."""
-        return checkpoints.abstract(jax.eval_shape(self._create), sharding.replicated(self.mesh))
+        return checkpoints.abstract(jax.eval_shape(self._create), devices.replicated(self.mesh))
 
     def train_step(self):
         """The jitted training step, see `steps.make_train_step`."""
@@ -180,16 +181,16 @@ def build(config: ConfigDict) -> Experiment:
         InputError: A field of the config or the data set is wrong.
     """
     _check(config)
-    mesh = sharding.mesh()
+    mesh = devices.mesh()
     leak = config.split.get("leak", "")
-    dataset = leaks.copies(datasets.load(config.dataset), leak)
+    dataset = leaks.copies(load.load(config.dataset), leak)
     split = splits.make(dataset, **config.split)
     if leak:
         logging.warning("%s", leaks.warning(leak, leaks.measure(dataset, split)))
     labels = dataset.labels[split["train"]]
     balance = config.plan.to_dict()
-    balance["factors"] = plans.by_class(balance["factors"], dataset.class_names)
-    plan = Plan(split["train"], labels, config.batch_size, config.seed, **balance)
+    balance["factors"] = samplers.by_class(balance["factors"], dataset.class_names)
+    plan = Sampler(split["train"], labels, config.batch_size, config.seed, **balance)
     options = config.model.to_dict()
     weights = losses.class_weights(
         labels,
@@ -242,7 +243,7 @@ def build(config: ConfigDict) -> Experiment:
     )
 
 
-def _steps_per_epoch(config: ConfigDict, plan: Plan) -> int:
+def _steps_per_epoch(config: ConfigDict, plan: Sampler) -> int:
     return config.steps_per_epoch or config.passes_per_epoch * plan.steps_per_pass
 
 
@@ -263,8 +264,8 @@ def _check(config: ConfigDict) -> None:
     for field in ("epochs", "log_every_steps", "passes_per_epoch"):
         if config[field] < 1:
             raise InputError(f"{field}: {config[field]} given, 1 or more wanted")
-    sharding.check_batch_size("batch_size", config.batch_size)
-    sharding.check_batch_size("evaluation.batch_size", config.evaluation.batch_size)
+    devices.check_batch_size("batch_size", config.batch_size)
+    devices.check_batch_size("evaluation.batch_size", config.evaluation.batch_size)
     if config.evaluation.views not in (1, 8):
         raise InputError(f"evaluation.views: {config.evaluation.views} given, 1 or 8 wanted")
 

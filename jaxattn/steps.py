@@ -16,12 +16,12 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 
-from jaxattn import compilation
 from jaxattn.data.augment import Augmentation, augment
 from jaxattn.data.crops import Crops
 from jaxattn.losses import CrossEntropy, MapDice
+from jaxattn.runtime import compilation
+from jaxattn.runtime.devices import batched, replicated
 from jaxattn.saliency import ClassActivation
-from jaxattn.sharding import batched, replicated
 from jaxattn.state import TrainState, Variables
 
 Arrays = Mapping[str, Array]

@@ -18,9 +18,10 @@ from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jaxattn import compilation, evaluate, experiment, metrics, report, runs, sharding, weights
+from jaxattn import evaluate, experiment, metrics, pretrained, report, run_dir
 from jaxattn.checkpoints import Checkpoints
 from jaxattn.errors import InputError, run_main
+from jaxattn.runtime import compilation, devices
 from jaxattn.state import TrainState
 
 LOWER_IS_BETTER = ("loss",)
@@ -79,20 +80,20 @@ def train(
         InputError: The config, the data or the folder is wrong; nothing was changed.
     """
     built = experiment.build(config)
-    resumes = (folder / runs.CHECKPOINTS).is_dir()
+    resumes = (folder / run_dir.CHECKPOINTS).is_dir()
     start = None if resumes else _start(built)  # weights that do not fit leave no folder behind
-    runs.open_folder(folder, config)
-    runs.record_split(folder, built.split, built.dataset, built.leak)
-    with Checkpoints(folder / runs.CHECKPOINTS) as saved:
+    run_dir.open_folder(folder, config)
+    run_dir.record_split(folder, built.split, built.dataset, built.leak)
+    with Checkpoints(folder / run_dir.CHECKPOINTS) as saved:
         memory, step = Memory(), saved.latest or 0
         if saved.latest is None:
             state, origin = start or _start(built)
             if origin and jax.process_index() == 0:
-                runs.write_json(folder / runs.ORIGIN, origin)
+                run_dir.write_json(folder / run_dir.ORIGIN, origin)
         else:
             state, remembered = saved.restore(step, built.abstract_state())
             memory = Memory(**remembered)
-        log = runs.Log(folder, step)
+        log = run_dir.Log(folder, step)
         try:
             if step == built.total_steps or (
                 step % built.steps_per_epoch == 0 and memory.stops(config)
@@ -109,7 +110,7 @@ def _start(built: experiment.Experiment) -> tuple[TrainState, dict[str, Any]]:
     if not config.init_from:
         return state, {}
     folder = Path(config.init_from)
-    state, origin = weights.start_from(state, folder, json.loads(config.model.to_json()))
+    state, origin = pretrained.start_from(state, folder, json.loads(config.model.to_json()))
     if jax.process_index() == 0:
         print(f"{folder}: {origin['taken']} arrays taken", flush=True)
         for kind in ("new", "unused"):
@@ -123,7 +124,7 @@ def _loop(
     state: TrainState,
     memory: Memory,
     saved: Checkpoints,
-    log: runs.Log,
+    log: run_dir.Log,
     stop: Callable[[int], bool],
 ) -> bool:
     config, step, pending = built.config, int(state.step), []
@@ -260,7 +261,7 @@ def main(argv: list[str]) -> None:
     if given.distributed:
         jax.distributed.initialize()
     folder = workdir(given)
-    sharding.split_cpu(given.config.cpu_devices)
+    devices.split_cpu(given.config.cpu_devices)
     compilation.use_cache()
     if not train(given.config, folder, signals()):
         print(f"stopped; the same command resumes {folder}")

@@ -8,7 +8,8 @@ import pytest
 
 from jaxattn import experiment, optimizers
 from jaxattn.config import arguments, base, completed, differences, flatten
-from jaxattn.data import classes, isic
+from jaxattn.data import classes
+from jaxattn.data.sources import isic
 from jaxattn.errors import InputError
 from jaxattn.models import registry
 

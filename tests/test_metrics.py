@@ -6,7 +6,7 @@ import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxattn import metrics, published
+from jaxattn import metrics, reference_results
 from jaxattn.errors import InputError
 
 NAMES = ("a", "b", "c")
@@ -164,8 +164,8 @@ def test_class_names_are_checked():
 
 def test_table_shows_published_numbers_beside_ours():
     labels = np.arange(7)
-    result = metrics.classification(labels, np.eye(7), published.CLASSES)
-    lines = metrics.table(result, published.DATTA2021["irv2_sa"]).splitlines()
+    result = metrics.classification(labels, np.eye(7), reference_results.CLASSES)
+    lines = metrics.table(result, reference_results.DATTA2021["irv2_sa"]).splitlines()
     assert lines[0].split() == [
         *("class", "precision", "paper", "recall", "paper", "f1", "paper", "auc", "paper"),
         "support",
@@ -179,9 +179,9 @@ def test_table_shows_published_numbers_beside_ours():
     assert "paper" not in metrics.table(result)
 
 
-@pytest.mark.parametrize("name", published.DATTA2021)
+@pytest.mark.parametrize("name", reference_results.DATTA2021)
 def test_published_numbers_agree_among_themselves(name):
-    entry = published.DATTA2021[name]
+    entry = reference_results.DATTA2021[name]
     rows = entry["per_class"].values()
     support = np.array([row["support"] for row in rows])
 
@@ -220,7 +220,7 @@ def test_published_numbers_agree_among_themselves(name):
     ],
 )
 def test_published_averages_are_the_papers(name, averages):
-    entry = published.DATTA2021[name]
+    entry = reference_results.DATTA2021[name]
     ours = [
         entry[mean][measure] for measure in ("precision", "auc") for mean in ("macro", "weighted")
     ]

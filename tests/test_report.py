@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxattn import metrics, published, report
+from jaxattn import metrics, reference_results, report
 from jaxattn.errors import InputError
 
 VOID = {"meta", "img", "br"}
@@ -68,7 +68,9 @@ def predictions(labels, classes):
     return probabilities
 
 
-def make_run(folder, names=published.CLASSES, present=7, maps=("soft_attention",), mask=True):
+def make_run(
+    folder, names=reference_results.CLASSES, present=7, maps=("soft_attention",), mask=True
+):
     (folder / "evaluation").mkdir(parents=True)
     config = {
         "model": {"name": "irv2_sa", "dropout": 0.5},

@@ -8,10 +8,11 @@ import numpy as np
 import optax
 import pytest
 
-from jaxattn import experiment, sharding, steps
+from jaxattn import experiment, steps
 from jaxattn.data.augment import Augmentation, normalisation
 from jaxattn.data.crops import Crops
 from jaxattn.losses import CrossEntropy, MapDice
+from jaxattn.runtime import devices
 from jaxattn.state import create
 
 
@@ -30,7 +31,7 @@ def hand_batch():
 
 
 def linear_step(optimizer, weights, **options):
-    mesh = sharding.mesh()
+    mesh = devices.mesh()
     state = create(jax.random.key(0), Linear(), optimizer, (4, 4, 3), averaged=bool(options))
     step = steps.make_train_step(
         Linear(),
@@ -174,11 +175,11 @@ np.savez(sys.argv[4], **leaves)
 def test_eight_devices_give_the_same_step_as_one(tmp_path, loader):
     """Global batch statistics, one plan and one set of random numbers, however many devices."""
     results = []
-    for devices in (1, 8):
-        path = tmp_path / f"{devices}.npz"
+    for count in (1, 8):
+        path = tmp_path / f"{count}.npz"
         conftest = __file__.replace("test_steps.py", "conftest.py")
         subprocess.run(
-            [sys.executable, "-c", EIGHT, str(devices), conftest, loader, str(path)], check=True
+            [sys.executable, "-c", EIGHT, str(count), conftest, loader, str(path)], check=True
         )
         results.append(np.load(path))
     one, eight = results
@@ -215,7 +216,7 @@ def test_masks_move_with_their_images(crops, target):
         optimizer,
         CrossEntropy(np.ones(3, np.float32)),
         Augmentation(shift=0.3, horizontal_flip=True, vertical_flip=True, quarter_turns=True),
-        sharding.mesh(),
+        devices.mesh(),
         normalise=normalisation("unit"),
         seed=0,
         crops=crops,

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxattn import evaluate, experiment, runs, train
+from jaxattn import evaluate, experiment, run_dir, train
 from jaxattn.checkpoints import Checkpoints
 from jaxattn.errors import InputError
 
@@ -18,14 +18,14 @@ ROOT = Path(__file__).parent.parent
 
 def final(config, folder):
     """The latest checkpoint of a run."""
-    with Checkpoints(folder / runs.CHECKPOINTS) as saved:
+    with Checkpoints(folder / run_dir.CHECKPOINTS) as saved:
         state, memory = saved.restore(saved.latest, experiment.build(config).abstract_state())
     return state, memory
 
 
 def entries(folder):
     """What a run logged."""
-    return [json.loads(line) for line in (folder / runs.LOG).read_text().splitlines()]
+    return [json.loads(line) for line in (folder / run_dir.LOG).read_text().splitlines()]
 
 
 def differing(one, other):
@@ -71,9 +71,9 @@ def test_resuming_is_bit_for_bit(tiny_config, whole, tmp_path, stops, loader):
 
 
 def test_a_finished_run_is_not_trained_again(tiny_config, whole):
-    before = (whole / runs.LOG).read_text()
+    before = (whole / run_dir.LOG).read_text()
     assert train.train(tiny_config, whole, lambda step: pytest.fail("a step was taken"))
-    assert (whole / runs.LOG).read_text() == before
+    assert (whole / run_dir.LOG).read_text() == before
 
 
 def test_what_a_run_leaves(tiny_config, whole):
@@ -81,14 +81,14 @@ def test_what_a_run_leaves(tiny_config, whole):
     steps = [entry["step"] for entry in log if entry["kind"] == "train"]
     assert steps == [4, 8, 12, 16, 20, 24]
     assert all(entry["images_per_second"] > 0 for entry in log if entry["kind"] == "train")
-    assert json.loads((whole / runs.CONFIG).read_text())["model"] == {"name": "tiny", "width": 8}
-    assert len((whole / runs.SPLIT).read_text().splitlines()) == 211
+    assert json.loads((whole / run_dir.CONFIG).read_text())["model"] == {"name": "tiny", "width": 8}
+    assert len((whole / run_dir.SPLIT).read_text().splitlines()) == 211
     assert list((whole / "tensorboard").glob("events.*"))
     best = max(
         (entry for entry in log if entry["kind"] == "validation"),
         key=lambda entry: entry["balanced_accuracy"],
     )
-    with Checkpoints(whole / runs.CHECKPOINTS) as saved:
+    with Checkpoints(whole / run_dir.CHECKPOINTS) as saved:
         assert saved.latest == 24
         assert saved.best == best["step"]
 
@@ -96,7 +96,7 @@ def test_what_a_run_leaves(tiny_config, whole):
 def test_evaluation_of_the_best_checkpoint(tiny_config, whole):
     result = evaluate.evaluate(whole)
     built = experiment.build(tiny_config)
-    variables, step = experiment.restore(built, whole / runs.CHECKPOINTS, "best")
+    variables, step = experiment.restore(built, whole / run_dir.CHECKPOINTS, "best")
     rows = built.split["test"]
     pixels = np.stack([built.dataset.records[row]["image"] for row in rows]) / np.float32(127.5) - 1
     logits, _ = built.model.apply(variables, pixels.astype(np.float32), train=False)
@@ -170,7 +170,7 @@ def test_a_folder_with_other_files_is_left_alone(tiny_config, tmp_path):
 
 
 def test_another_split_in_the_same_run_is_an_error(tiny_config, whole):
-    path = whole / runs.SPLIT
+    path = whole / run_dir.SPLIT
     lines = path.read_text().splitlines()
     swapped = [line.replace(",test", ",train") for line in lines]
     path.write_text("\n".join(swapped) + "\n")
@@ -244,7 +244,7 @@ def test_the_command_line_stops_on_a_signal_resumes_evaluates_and_reports(tmp_pa
     folder = tmp_path / "run"
     running = command(f"--workdir={folder}")
     deadline = time.monotonic() + 300
-    while not (folder / runs.LOG).exists() or len(entries(folder)) < 2:
+    while not (folder / run_dir.LOG).exists() or len(entries(folder)) < 2:
         assert running.poll() is None, running.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.1)

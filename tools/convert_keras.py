@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from jaxattn import runs, weights
+from jaxattn import pretrained, run_dir
 from jaxattn.convert import keras, keras_files
 from jaxattn.errors import InputError, run_main
 
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     del argv
     source, out = Path(_WEIGHTS.value), Path(_OUT.value)
     if _TO.value == "keras":
-        variables, notes = weights.load(source)
+        variables, notes = pretrained.load(source)
         keras_files.write(out, keras.to_layers(variables=variables, **_options(notes["model"])))
     else:
         if _MODEL.value is None:
@@ -50,9 +50,9 @@ def main(argv: list[str]) -> None:
             "model": {"name": _MODEL.value},
             "source": source.name,
             "sha256": digest,
-            "versions": runs.versions(),
+            "versions": run_dir.versions(),
         }
-        weights.save(out, variables, notes)
+        pretrained.save(out, variables, notes)
     arrays = jax.tree.leaves(variables)
     print(f"{len(arrays)} arrays, {sum(array.size for array in arrays):,} numbers: {out}")
 

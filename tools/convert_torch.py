@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from jaxattn import runs, weights
+from jaxattn import pretrained, run_dir
 from jaxattn.convert import torch
 from jaxattn.errors import run_main
 
@@ -36,9 +36,9 @@ def main(argv: list[str]) -> None:
         "model": {"name": _MODEL.value},
         "source": source.name,
         "sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
-        "versions": runs.versions(),
+        "versions": run_dir.versions(),
     }
-    weights.save(out, variables, notes)
+    pretrained.save(out, variables, notes)
     arrays = jax.tree.leaves(variables)
     print(f"{len(arrays)} arrays, {sum(array.size for array in arrays):,} numbers: {out}")
 

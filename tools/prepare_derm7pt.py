@@ -4,14 +4,15 @@
         [--overwrite]
 
 Dermoscopic images in six of HAM10000's classes, as Gessert et al. 2019 map them, with the official
-parts; what is looked for is in `jaxattn.data.derm7pt`.
+parts; what is looked for is in `jaxattn.data.sources.derm7pt`.
 """
 
 from pathlib import Path
 
 from absl import flags
 
-from jaxattn.data import derm7pt, prepare
+from jaxattn.data.sources import derm7pt
+from jaxattn.data.tfds import prepare
 from jaxattn.errors import run_main
 
 

@@ -3,8 +3,8 @@
     python tools/prepare_ham10000.py --source=DIR --out=DIR [--size=N] [--skip-bad] [--overwrite]
 
 DIR is a folder with the Kaggle, the Harvard Dataverse or the ISIC 2018 Task 3 files, unpacked; what
-each looks like is in `jaxattn.data.ham10000`. Reads every image to its end, writes ArrayRecord
-files that TFDS and `jaxattn.data.prepared.load` read, and says what it found, also in
+each looks like is in `jaxattn.data.sources.ham10000`. Reads every image to its end, writes
+ArrayRecord files that TFDS and `jaxattn.data.tfds.reader.load` read, and says what it found, also in
 OUT/report.json.
 """
 
@@ -12,7 +12,8 @@ from pathlib import Path
 
 from absl import flags
 
-from jaxattn.data import ham10000, prepare
+from jaxattn.data.sources import ham10000
+from jaxattn.data.tfds import prepare
 from jaxattn.errors import run_main
 
 

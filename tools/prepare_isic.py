@@ -4,7 +4,7 @@
         [--overwrite]
 
 DIR is a folder with the challenge's folders and tables, unpacked, under their own names; which are
-looked for is in `jaxattn.data.isic`. The official parts are kept:
+looked for is in `jaxattn.data.sources.isic`. The official parts are kept:
 ``--config.split.strategy=official`` trains, validates and tests on them.
 """
 
@@ -12,7 +12,8 @@ from pathlib import Path
 
 from absl import flags
 
-from jaxattn.data import isic, prepare
+from jaxattn.data.sources import isic
+from jaxattn.data.tfds import prepare
 from jaxattn.errors import run_main
 
 

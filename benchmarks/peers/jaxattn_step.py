@@ -27,8 +27,9 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from benchmarks.peers.steps import Ready, serve_steps
-from jaxattn import experiment, runs, sharding
+from jaxattn import experiment, run_dir
 from jaxattn.convert.keras import from_layers
+from jaxattn.runtime import devices
 
 
 def config_of(model: str, batch: int, dtype: str, size: int) -> ConfigDict:
@@ -92,9 +93,9 @@ def prepare(question: dict[str, Any]) -> Ready:
         images, labels = file["images"], file["labels"]
     size, batch = images.shape[1], len(images)
     built = experiment.build(config_of(question["model"], batch, question["dtype"], size))
-    data = sharding.put_replicated(built.mesh, {"image": images})
+    data = devices.put_replicated(built.mesh, {"image": images})
     rows = np.arange(batch, dtype=np.int32)
-    inputs = sharding.put_batch(built.mesh, {"row": rows, "label": labels})
+    inputs = devices.put_batch(built.mesh, {"row": rows, "label": labels})
     state = built.initial_state()
     leaves = jax.tree.leaves(state.params)
     since = time.perf_counter()
@@ -149,5 +150,5 @@ def loss(question: dict[str, Any]) -> float:
 
 
 if __name__ == "__main__":
-    sharding.split_cpu(int(sys.argv[1]) if len(sys.argv) > 1 else 1)
-    serve_steps({"device": runs.device(), **runs.versions()}, prepare, loss)
+    devices.split_cpu(int(sys.argv[1]) if len(sys.argv) > 1 else 1)
+    serve_steps({"device": run_dir.device(), **run_dir.versions()}, prepare, loss)

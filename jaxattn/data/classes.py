@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from absl import logging
 
-from jaxattn.data import views
+from jaxattn.data import derived
 from jaxattn.data.dataset import Dataset
 from jaxattn.errors import InputError, suggestion
 
@@ -71,7 +71,7 @@ def select(dataset: Dataset, given: Sequence[str]) -> Dataset:
     labels = new_label[dataset.labels]
     rows = np.flatnonzero(labels >= 0)
     _log(dataset, merged, labels)
-    selected = views.take(dataset, rows, label=labels[rows])
+    selected = derived.take(dataset, rows, label=labels[rows])
     return dataclasses.replace(selected, class_names=tuple(merged))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 from sklearn.model_selection import train_test_split
 
-from jaxattn.data import views
+from jaxattn.data import derived
 from jaxattn.data.dataset import Dataset
 from jaxattn.errors import InputError, suggestion
 
@@ -43,7 +43,7 @@ def copies(dataset: Dataset, leak: str) -> Dataset:
 
     Args:
         dataset: The data set.
-        leak: ``koefler``: each image that is not nv once more in every move of `views.MOVES`, as
+        leak: ``koefler``: each image that is not nv once more in every move of `derived.MOVES`, as
             Köfler 2023; others make none.
 
     Returns:
@@ -63,7 +63,7 @@ def copies(dataset: Dataset, leak: str) -> Dataset:
         )
     copied = np.flatnonzero(dataset.labels != dataset.class_names.index(_NOT_COPIED))
     rows, moves = [np.arange(len(dataset))], ["same"] * len(dataset)
-    for move in list(views.MOVES)[1:]:
+    for move in list(derived.MOVES)[1:]:
         rows.append(copied)
         moves += [move] * len(copied)
     row = np.concatenate(rows)
@@ -72,8 +72,8 @@ def copies(dataset: Dataset, leak: str) -> Dataset:
         image if move == "same" else f"{image}+{move}"
         for image, move in zip(source.tolist(), moves, strict=True)
     ]
-    taken = views.take(dataset, row, image_id=np.array(names), source=source)
-    return dataclasses.replace(taken, records=views.View(dataset.records, row, moves))
+    taken = derived.take(dataset, row, image_id=np.array(names), source=source)
+    return dataclasses.replace(taken, records=derived.View(dataset.records, row, moves))
 
 
 def draw_koefler(dataset: Dataset) -> dict[str, Int[np.ndarray, " rows"]]:

@@ -17,11 +17,11 @@ from absl import flags
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jaxattn import sharding
-from jaxattn.data import views
+from jaxattn.data import derived
 from jaxattn.data.dataset import MASKS, Dataset, height_width
-from jaxattn.data.plans import Plan
+from jaxattn.data.samplers import Sampler
 from jaxattn.errors import InputError, suggestion
+from jaxattn.runtime import devices
 
 LOADERS = ("auto", "resident", "grain")
 
@@ -87,9 +87,9 @@ class Loader:
         if name == "grain" or (name == "auto" and size > _room()):
             return {}
         arrays = decode_all(self._dataset, self._shape, self._masks)
-        return sharding.put_replicated(self._mesh, arrays)
+        return devices.put_replicated(self._mesh, arrays)
 
-    def training(self, plan: Plan, first: int, last: int) -> Iterator[Batch]:
+    def training(self, plan: Sampler, first: int, last: int) -> Iterator[Batch]:
         """The batches of the steps ``first`` to ``last - 1`` of a plan."""
         local = plan.batch_size // jax.process_count()
         return self._batches(plan, local, plan.batch_size, first, last)
@@ -102,7 +102,7 @@ class Loader:
         return self._batches(padded, local, batch_size, 0, steps)
 
     def _batches(
-        self, rows: "Plan | np.ndarray", local: int, size: int, first: int, last: int
+        self, rows: "Sampler | np.ndarray", local: int, size: int, first: int, last: int
     ) -> Iterator[Batch]:
         dataset, masks, slots = self._dataset, self._masks, _Slots(rows, local, size)
         there: Iterator[dict[str, np.ndarray]]
@@ -110,7 +110,7 @@ class Loader:
             there = (_facts(dataset, masks, slots[step]) for step in range(first, last))
         else:
             there = self._stream(_Batches(dataset, self._shape, masks, slots, last), first)
-        return _ahead(sharding.put_batch(self._mesh, batch) for batch in there)
+        return _ahead(devices.put_batch(self._mesh, batch) for batch in there)
 
     def _stream(self, batches: "_Batches", first: int) -> Iterator[dict[str, np.ndarray]]:
         # Twice the cores, for what waits for the disk. All that is decoded ahead is in memory.
@@ -129,7 +129,7 @@ class Loader:
 class _Slots:
     """The rows of this host's slots of each batch."""
 
-    def __init__(self, rows: "Plan | np.ndarray", local: int, size: int):
+    def __init__(self, rows: "Sampler | np.ndarray", local: int, size: int):
         self._rows, self._size = rows, size
         self._own = range(jax.process_index() * local, (jax.process_index() + 1) * local)
 
@@ -202,11 +202,11 @@ def decode_all(
     arrays = _empty(len(dataset), height_width(image_size), masks)
 
     def decode(rows: list[int]) -> None:
-        for row, example in zip(rows, views.read(dataset.records, rows), strict=True):
+        for row, example in zip(rows, derived.read(dataset.records, rows), strict=True):
             _put(arrays, row, example, masks)
 
     with ThreadPoolExecutor() as pool:
-        collections.deque(pool.map(decode, views.copies(dataset.records)), maxlen=0)
+        collections.deque(pool.map(decode, derived.copies(dataset.records)), maxlen=0)
     return arrays
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from jaxattn.errors import InputError, suggestion
 from jaxattn.ops import pool
-from jaxattn.ops.materialised import materialised
+from jaxattn.ops.cpu.no_fuse import no_fuse
 
 
 class Stage(NamedTuple):
@@ -80,7 +80,7 @@ class Backbone(nn.Module):
         x = images.astype(self.dtype)
         for name, stage in stages.items():
             stop = tuple(inside) if name == final else ()
-            x = materialised(stage.apply(x, train, stop))
+            x = no_fuse(stage.apply(x, train, stop))
             if 0 in x.shape:
                 height, width = images.shape[1:3]
                 raise InputError(

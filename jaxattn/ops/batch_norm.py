@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxattn.ops.materialised import materialised
+from jaxattn.ops.cpu.no_fuse import no_fuse
 
 _AXES = (0, 1, 2)
 
@@ -51,7 +51,7 @@ def _forward(x, scale, bias, epsilon):
 def _backward(epsilon, residuals, gradients):
     x, scale, mean, variance, inverse = residuals
     gradient, of_mean, of_variance = gradients
-    x, gradient = (materialised(each).astype(jnp.float32) for each in (x, gradient))
+    x, gradient = (no_fuse(each).astype(jnp.float32) for each in (x, gradient))
     count = x.size // x.shape[-1]
     total = gradient.sum(_AXES)
     # Not of x - mean, which XLA would write out. The variance has lost more digits already.

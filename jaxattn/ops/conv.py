@@ -1,9 +1,9 @@
 """Convolution of images that is fast on a CPU too.
 
-XLA's CPU backend has fast convolutions (see `jaxattn.compilation.options`) and faster matrix
-products, but makes no product of a 1×1 convolution, and what is computed element by element it
+XLA's CPU backend has fast convolutions (see `jaxattn.runtime.compilation.options`) and faster
+matrix products, but makes no product of a 1×1 convolution, and what is computed element by element it
 computes anew in each of its uses. Here 1×1 convolutions, with any stride, are products, and the
-activations and gradients that a convolution's backward pass reads are materialised. On other
+activations and gradients that a convolution's backward pass reads are no_fuse. On other
 backends everything is ``lax.conv_general_dilated``.
 """
 
@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxattn.ops.grouped_conv import grouped_conv
-from jaxattn.ops.materialised import materialised
+from jaxattn.ops.cpu.grouped_conv import grouped_conv
+from jaxattn.ops.cpu.no_fuse import no_fuse
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -103,7 +103,7 @@ def _is_pointwise(kernel: Array, pads: Pads) -> bool:
 
 def _conv_forward(x, kernel, strides, pads, precision):
     # XLA would compute it once for the output and once, in another form, to keep it.
-    x = materialised(x)
+    x = no_fuse(x)
     return _conv(x, kernel, strides, pads, precision), (x, kernel)
 
 
@@ -113,7 +113,7 @@ def _conv_backward(strides, pads, precision, residuals, gradient):
 
     def cpu(x, kernel, gradient):
         # XLA would compute it anew for each of the two, in the form that it needs.
-        gradient = materialised(gradient)
+        gradient = no_fuse(gradient)
         if not _is_pointwise(kernel, pads):
             return default(x, kernel, gradient)
         to_image = _matmul(gradient, kernel[0, 0].T, precision)

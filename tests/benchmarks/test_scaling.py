@@ -63,12 +63,13 @@ def test_the_count_by_hand():
 STEP = """
 import json, runpy, sys
 import jax
-from jaxattn import experiment, sharding
+from jaxattn import experiment
+from jaxattn.runtime import devices
 from jaxattn.config import base
 from jaxattn.models import registry
 sys.path.insert(0, sys.argv[2])
 from benchmarks import scaling
-sharding.split_cpu(2)
+devices.split_cpu(2)
 registry.MODELS["tiny"] = registry.Model(runpy.run_path(sys.argv[1])["Tiny"], 32)
 config = base()
 config.model.name = "tiny"

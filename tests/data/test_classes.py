@@ -5,7 +5,7 @@ import pytest
 from absl import logging
 
 from jaxattn.config import base
-from jaxattn.data import classes, datasets, splits
+from jaxattn.data import classes, load, splits
 from jaxattn.errors import InputError
 
 KOEFLER = ("nv", "mel", "bkl", "bcc", "akiec", "vasc", "df")
@@ -80,9 +80,9 @@ def test_one_string_is_no_tuple():
 def test_a_config_chooses_classes_of_any_data_set():
     config = base().dataset
     config.num_images = 70
-    whole = datasets.load(config)
+    whole = load.load(config)
     config.classes = KOEFLER
-    ordered = datasets.load(config)
+    ordered = load.load(config)
     assert ordered.class_names == KOEFLER
     assert [KOEFLER[label] for label in ordered.labels] == [
         whole.class_names[label] for label in whole.labels
@@ -91,7 +91,7 @@ def test_a_config_chooses_classes_of_any_data_set():
         pickle.loads(pickle.dumps(ordered.records))[3]["image"], whole.records[3]["image"]
     )
     config.classes = ("malignant=mel+bcc", "benign=nv+bkl+df")
-    binary = datasets.load(config)
+    binary = load.load(config)
     assert np.bincount(binary.labels).tolist() == [20, 30]
     split = splits.make(binary, seed=1, test=0.3, validation=0.2)
     assert sum(len(rows) for rows in split.values()) == 50

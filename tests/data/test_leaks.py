@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from absl import logging
 
-from jaxattn import evaluate, losses, report, runs, train
-from jaxattn.data import classes, ham10000, leaks, splits
+from jaxattn import evaluate, losses, report, run_dir, train
+from jaxattn.data import classes, leaks, splits
+from jaxattn.data.sources import ham10000
 from jaxattn.errors import InputError
 
 KOEFLER = ("nv", "mel", "bkl", "bcc", "akiec", "vasc", "df")
@@ -87,9 +88,9 @@ def test_selection_on_the_test_part_keeps_all_else_for_training(lesions):
 def test_a_written_leaky_split_says_so_and_is_read_back(lesions, tmp_path, leak):
     dataset = leaks.copies(lesions, leak)
     split = splits.make(dataset, test=0.3, leak=leak)
-    path = tmp_path / runs.SPLIT
-    runs.record_split(tmp_path, split, dataset, leak)
-    runs.record_split(tmp_path, split, dataset, leak)
+    path = tmp_path / run_dir.SPLIT
+    run_dir.record_split(tmp_path, split, dataset, leak)
+    run_dir.record_split(tmp_path, split, dataset, leak)
     with path.open() as file:
         rows = list(csv.DictReader(file))
     assert {row["leak"] for row in rows} == {leak}

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from jaxattn import sharding
-from jaxattn.data import views
+from jaxattn.data import derived
 from jaxattn.data.loaders import MOST_THREADS, Loader, decode_all
-from jaxattn.data.plans import Plan
+from jaxattn.data.samplers import Sampler
 from jaxattn.errors import InputError
+from jaxattn.runtime import devices
 
 WAYS = [("resident", 0), ("grain", 0), ("grain", 2)]
 
 
 def loader(dataset, name, workers=0):
-    return Loader(dataset, 8, ConfigDict({"name": name, "workers": workers}), sharding.mesh())
+    return Loader(dataset, 8, ConfigDict({"name": name, "workers": workers}), devices.mesh())
 
 
 def content(made, batch):
@@ -29,7 +29,7 @@ def content(made, batch):
 @pytest.mark.parametrize(("name", "workers"), WAYS)
 def test_batches_are_the_plans_from_any_step_on(make_dataset, name, workers):
     dataset = make_dataset(np.arange(30) % 3)
-    plan = Plan(np.arange(1, 25), dataset.labels[1:25], 8, seed=3, strategy="oversample")
+    plan = Sampler(np.arange(1, 25), dataset.labels[1:25], 8, seed=3, strategy="oversample")
     made = loader(dataset, name, workers)
     for first in (0, 2):
         batches = list(made.training(plan, first, 5))
@@ -74,7 +74,7 @@ def test_streaming_decodes_only_what_is_asked_for(make_dataset, monkeypatch):
         "__getitem__",
         lambda self, row: read.append(row) or original(self, row),
     )
-    plan = Plan(np.arange(3000), dataset.labels, 32)
+    plan = Sampler(np.arange(3000), dataset.labels, 32)
     batches = loader(dataset, "grain").training(plan, 500, 700)
     list(itertools.islice(batches, 3))
     ahead = 2 + MOST_THREADS + 2
@@ -107,7 +107,7 @@ def test_masks_come_where_they_are_asked_for(make_dataset, name, workers, masks,
     table = {**dataset.table, "has_mask": np.zeros(12, bool), f"has_{field}": has}
     dataset = dataclasses.replace(dataset, table=table, records=records)
     config = ConfigDict({"name": name, "workers": workers})
-    made = Loader(dataset, 8, config, sharding.mesh(), masks)
+    made = Loader(dataset, 8, config, devices.mesh(), masks)
     rows = np.array([1, 7, 2, 5])
     (batch,) = made.evaluation(rows, 4)
     assert np.asarray(batch["has_mask"]).tolist() == [False, True, True, False]
@@ -120,7 +120,7 @@ def test_masks_come_where_they_are_asked_for(make_dataset, name, workers, masks,
 
 def test_no_image_has_masks_of_a_kind_the_data_set_does_not_have(make_dataset):
     config = ConfigDict({"name": "resident", "workers": 0})
-    made = Loader(make_dataset([0, 1, 2]), 8, config, sharding.mesh(), "dermo")
+    made = Loader(make_dataset([0, 1, 2]), 8, config, devices.mesh(), "dermo")
     (batch,) = made.evaluation(np.arange(3), 3)
     assert not batch["has_mask"].any()
     assert not made.data["mask"].any()
@@ -132,7 +132,7 @@ def test_copies_of_an_image_are_decoded_once(make_dataset, monkeypatch):
         np.array([2, 0, 1, 0, 2]),
         ["same", "clockwise", "same", "left_right", "half_turn"],
     )
-    records = views.View(dataset.records, rows, moves)
+    records = derived.View(dataset.records, rows, moves)
     expected = [records[i] for i in range(5)]
     original = type(dataset.records).__getitem__
     monkeypatch.setattr(
@@ -140,7 +140,7 @@ def test_copies_of_an_image_are_decoded_once(make_dataset, monkeypatch):
         "__getitem__",
         lambda self, row: read.append(row) or original(self, row),
     )
-    copied = dataclasses.replace(views.take(dataset, rows), records=records)
+    copied = dataclasses.replace(derived.take(dataset, rows), records=records)
     read.clear()
     arrays = decode_all(copied, 8, "mask")
     assert sorted(read) == [0, 1, 2]
@@ -157,16 +157,16 @@ def test_masks_are_decoded_only_where_they_are_asked_for(make_dataset):
             return self
 
     dataset = dataclasses.replace(dataset, records=Masked(3, 8))
-    loader(views.take(dataset, np.array([2, 0])), "grain")
+    loader(derived.take(dataset, np.array([2, 0])), "grain")
     config = ConfigDict({"name": "grain", "workers": 0})
-    Loader(dataset, 8, config, sharding.mesh(), "lesion")
+    Loader(dataset, 8, config, devices.mesh(), "lesion")
     assert asked == [{""}, {"mask"}]
 
 
 def test_unknown_masks_are_one_clear_error(make_dataset):
     config = ConfigDict({"name": "grain", "workers": 0})
     with pytest.raises(InputError, match="masks: 'lesions' given; did you mean 'lesion'"):
-        Loader(make_dataset([0, 1, 2]), 8, config, sharding.mesh(), "lesions")
+        Loader(make_dataset([0, 1, 2]), 8, config, devices.mesh(), "lesions")
 
 
 def test_unknown_loader_is_one_clear_error(make_dataset):

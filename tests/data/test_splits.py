@@ -7,7 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jaxattn.data import ham10000, splits
+from jaxattn.data import splits
+from jaxattn.data.sources import ham10000
 from jaxattn.errors import InputError
 
 metadata = st.integers(0, 2**32 - 1).map(np.random.default_rng)

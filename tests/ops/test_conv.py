@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxattn import compilation
 from jaxattn.ops.conv import conv_general_dilated
+from jaxattn.runtime import compilation
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 

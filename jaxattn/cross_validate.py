@@ -1,0 +1,126 @@
+"""Trains and evaluates every fold: ``python -m jaxattn.cross_validate --config=...``.
+
+Each fold is a run of its own in a folder of its own; the same command run again resumes where it
+stopped. At the end stands what the tables of Gessert et al. 2019 have: mean ± standard deviation,
+over the folds' models, of what each reaches on the test part, which is the same for all.
+"""
+
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from jaxattn import evaluate, report, run_dir, train
+from jaxattn.errors import InputError, run_main
+from jaxattn.runtime import compilation, devices
+
+SUMMARY = "folds.json"
+TABLE = "folds.md"
+
+#: The columns of the paper's tables; then AUC, which its text names.
+MEASURES: Mapping[str, Callable[[Mapping[str, Any]], float | None]] = {
+    "MC-sensitivity": lambda metrics: metrics["balanced_accuracy"],
+    "MC-specificity": lambda metrics: metrics["specificity"],
+    "F1 (weighted)": lambda metrics: metrics["weighted"]["f1"],
+    "mean AUC": lambda metrics: metrics["macro"]["auc"],
+}
+
+
+def run(
+    config: ConfigDict, folder: Path, stop: Callable[[int], bool] = lambda step: False
+) -> list[dict[str, Any]] | None:
+    """Trains and evaluates the folds that are not done yet.
+
+    Args:
+        config: A config whose ``split.strategy`` is ``folds``; its ``split.fold`` is of no matter.
+        folder: The folder of all folds; fold i is the run in ``fold_i``.
+        stop: See `train.train`.
+
+    Returns:
+        The evaluation of each fold on the test part, or None if it was stopped.
+
+    Raises:
+        InputError: The config is no cross-validation, or see `train.train`.
+    """
+    if config.split.strategy != "folds":
+        raise InputError(f"split.strategy: {config.split.strategy!r} given, 'folds' wanted here")
+    results = []
+    for fold in range(config.split.folds):
+        own = config.copy_and_resolve_references()
+        own.split.fold = fold
+        place = folder / f"fold_{fold}"
+        print(f"fold {fold} of {config.split.folds}: {place}", flush=True)
+        if not train.train(own, place, stop):
+            return None
+        done = place / evaluate.FOLDER / "test.json"
+        if not done.is_file():
+            evaluate.evaluate(place)
+            report.write(place)
+        results.append(json.loads(done.read_text()))
+    return results
+
+
+def summary(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean and standard deviation (n - 1) of each measure, and of each class's AUC, over the folds.
+
+    Args:
+        results: What `evaluate.evaluate` returned for each fold; two or more.
+
+    Returns:
+        By name: ``mean``, ``deviation`` and ``values``, one per fold; None where a fold has none.
+    """
+    columns = {
+        name: [measure(result["metrics"]) for result in results]
+        for name, measure in MEASURES.items()
+    }
+    for label in results[0]["metrics"]["per_class"]:
+        columns[f"AUC {label}"] = [r["metrics"]["per_class"][label]["auc"] for r in results]
+    found = {}
+    for name, values in columns.items():
+        known = [value for value in values if value is not None]
+        whole = len(known) == len(values)
+        found[name] = {
+            "mean": statistics.mean(known) if whole else None,
+            "deviation": statistics.stdev(known) if whole and len(known) > 1 else None,
+            "values": values,
+        }
+    return found
+
+
+def table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """A Markdown table in per cent, to one decimal as in the paper."""
+    lines = ["| measure | mean ± deviation | folds |", "|---|---|---|"]
+    for name, row in found.items():
+        values = ", ".join("-" if v is None else f"{100 * v:.1f}" for v in row["values"])
+        spread = "" if row["deviation"] is None else f" ± {100 * row['deviation']:.1f}"
+        mean = "-" if row["mean"] is None else f"{100 * row['mean']:.1f}"
+        lines.append(f"| {name} | {mean}{spread} | {values} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: list[str]) -> None:
+    """The command line."""
+    del argv
+    given = flags.FLAGS
+    folder = train.workdir(given)
+    devices.split_cpu(given.config.cpu_devices)
+    compilation.use_cache()
+    results = run(given.config, folder, train.signals())
+    if results is None:
+        print(f"stopped; the same command resumes {folder}")
+        return
+    found = summary(results)
+    run_dir.write_json(folder / SUMMARY, {"folds": len(results), "measures": found})
+    (folder / TABLE).write_text(table(found))
+    print(table(found), end="")
+
+
+if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "What to train, a file of configs/.")
+    flags.DEFINE_string("workdir", None, "The folder of all folds; by default runs/CONFIG.")
+    flags.mark_flag_as_required("config")
+    run_main(main)

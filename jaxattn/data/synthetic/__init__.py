@@ -1,0 +1,1 @@
+"""The embedded data: synthetic dermoscopic images."""

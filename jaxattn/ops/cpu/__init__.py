@@ -1,0 +1,1 @@
+"""What is only for XLA's CPU backend."""

@@ -1,0 +1,150 @@
+import pickle
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxattn.data.samplers import STRATEGIES, Sampler, by_class, counts, one_pass, shuffled
+from jaxattn.data.sources import ham10000
+from jaxattn.errors import InputError
+
+LABELS = np.repeat([0, 1, 2], [50, 7, 3])
+EXPECTED = {
+    ("none", 0): [50, 7, 3],
+    ("oversample", 0): [50, 50, 50],
+    ("undersample", 0): [3, 3, 3],
+    ("equal", 0): [20, 20, 20],
+    ("equal", 8): [8, 8, 8],
+}
+
+
+@pytest.mark.parametrize(("strategy", "per_class"), EXPECTED)
+def test_one_pass_by_counting(strategy, per_class):
+    positions = one_pass(LABELS, strategy, seed=1, index=0, per_class=per_class)
+    wanted = EXPECTED[strategy, per_class]
+    assert np.bincount(LABELS[positions]).tolist() == wanted
+    assert counts(LABELS, strategy, per_class).tolist() == wanted
+    for label, want in enumerate(wanted):
+        used = Counter(positions[LABELS[positions] == label].tolist())
+        uses = [used[image] for image in np.flatnonzero(label == LABELS).tolist()]
+        assert max(uses) - min(uses) <= 1
+        assert sum(uses) == want
+
+
+@given(
+    labels=st.lists(st.integers(0, 4), min_size=1, max_size=60).map(np.array),
+    strategy=st.sampled_from(STRATEGIES),
+    seed=st.integers(0, 1000),
+)
+def test_plan_is_the_passes_one_after_the_other(labels, strategy, seed):
+    plan = Sampler(np.arange(len(labels)) * 3, labels, 4, seed, strategy)
+    passes = [3 * one_pass(labels, strategy, seed, index) for index in range(2)]
+    steps = 2 * plan.pass_length // 4
+    slots = np.concatenate([plan.batch(step) for step in range(steps)] or [np.zeros(0, int)])
+    np.testing.assert_array_equal(slots, np.concatenate(passes)[: steps * 4])
+    # Random access from any step on, in another process, too.
+    copied = pickle.loads(pickle.dumps(plan))
+    for step in reversed(range(steps)):
+        np.testing.assert_array_equal(copied.batch(step), slots[step * 4 : step * 4 + 4])
+
+
+def test_orders_differ_by_seed_pass_and_class():
+    orders = [one_pass(LABELS, "none", seed, index) for seed in (0, 1) for index in (0, 1)]
+    assert len({order.tobytes() for order in orders}) == 4
+    even = np.repeat([0, 1], 30)
+    first = one_pass(even, "undersample", 0, 0)
+    positions = [np.flatnonzero(first[even[first] == label]) for label in (0, 1)]
+    assert positions[0].tobytes() != positions[1].tobytes()
+
+
+def test_shuffle_is_uniform():
+    """Each of 4 elements comes to each of 4 places about as often (chi-squared, 9 degrees)."""
+    orders = np.stack([shuffled(4, seed) for seed in range(4000)])
+    table = np.stack([(orders == element).sum(0) for element in range(4)])
+    assert ((table - 1000) ** 2 / 1000).sum() < 27.9  # p = .001
+
+
+@pytest.mark.parametrize(("classes", "batch"), [(7, 5), (7, 45), (3, 4), (3, 12)])
+def test_balanced_batches_by_counting(classes, batch):
+    """Each batch holds every class equally often or once more; used up, a class is shuffled."""
+    rng = np.random.default_rng(0)
+    labels = rng.permutation(np.repeat(np.arange(classes), rng.integers(2, 30, classes)))
+    plan = Sampler(np.arange(len(labels)) + 100, labels, batch, 3, "balanced_batches")
+    assert plan.pass_length == len(labels)
+    slots = np.concatenate([plan.batch(step) for step in range(80)]) - 100
+    for held in labels[slots].reshape(80, batch):
+        assert set(np.bincount(held, minlength=classes)) <= {batch // classes, -(-batch // classes)}
+    total = np.bincount(labels[slots])
+    assert total.max() - total.min() <= 1
+    for label in range(classes):
+        members = np.flatnonzero(labels == label).tolist()
+        used = slots[labels[slots] == label].tolist()
+        rounds = [used[i : i + len(members)] for i in range(0, len(used), len(members))]
+        assert all(sorted(each) == members for each in rounds[:-1])
+        assert len(members) < 6 or len({tuple(each) for each in rounds[:-1]}) > 1
+
+
+def test_equal_uses_every_image_over_the_passes():
+    used = {int(i) for p in range(40) for i in one_pass(LABELS, "equal", 0, p, per_class=5)}
+    assert used == set(range(60))
+
+
+def test_classes_without_images_are_left_out():
+    assert counts(np.array([0, 2, 2]), "oversample").tolist() == [2, 0, 2]
+    assert counts(np.array([0, 2, 2]), "undersample").tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"strategy": "oversampel"}, "did you mean 'oversample'"),
+        ({"per_class": -1, "strategy": "equal"}, "plan.per_class: -1 given"),
+        ({"batch_size": 0}, "batch_size: 0 given"),
+        ({"rows": np.arange(0), "labels": np.arange(0)}, "no training images given"),
+    ],
+)
+def test_wrong_argument_is_one_clear_error(arguments, message):
+    given = {"rows": np.arange(60), "labels": LABELS, "batch_size": 4} | arguments
+    with pytest.raises(InputError) as error:
+        Sampler(**given).batch(0)
+    assert message in str(error.value)
+
+
+def test_factors_and_whole_batches_are_yans():
+    """ISIC 2017: melanomas four times make 3,122 slots, 97 whole batches of 32, of each pass."""
+    labels = np.repeat([0, 1], [1626, 374])
+    factors = by_class({"melanoma": 4.0}, ("rest", "melanoma"))
+    assert counts(labels, "none", 0, factors).tolist() == [1626, 4 * 374]
+    plan = Sampler(np.arange(2000), labels, 32, factors=factors, drop_last=True)
+    assert (plan.pass_length, plan.steps_per_pass) == (97 * 32, 97)
+    used = Counter(plan[slot] for slot in range(plan.pass_length))
+    assert max(used[row] for row in range(1626)) == 1
+    assert max(used[row] for row in range(1626, 2000)) == 4
+    assert sum(used[row] for row in range(1626, 2000)) > 4 * 374 - 18
+    # Other images are left out of the next pass, which starts with a batch.
+    left_out = [
+        {row for row in range(1626) if row not in set(plan.rows[plan._order(i)[: 97 * 32]])}
+        for i in range(2)
+    ]
+    assert left_out[0] != left_out[1]
+    with pytest.raises(InputError, match="less than a batch of 32 images"):
+        Sampler(np.arange(9), np.zeros(9, int), 32, drop_last=True)
+    with pytest.raises(InputError, match="plan.factors: class 'mel' given; known: melan"):
+        by_class({"mel": 4.0}, ("rest", "melanoma"))
+    with pytest.raises(InputError, match=r"plan.factors.rest: -1.0 given"):
+        by_class({"rest": -1.0}, ("rest", "melanoma"))
+
+
+def test_plans_on_ham10000(real_source):
+    """The class counts of the data set's paper, as each strategy changes them."""
+    rows = ham10000.read(real_source).rows
+    labels = np.array([ham10000.CLASS_NAMES.index(row.dx) for row in rows])
+    assert counts(labels, "none").tolist() == [327, 514, 1099, 115, 1113, 6705, 142]
+    assert counts(labels, "oversample").tolist() == [6705] * 7
+    plan = Sampler(np.arange(len(labels)), labels, 45, 0, "balanced_batches")
+    for step in (0, 1, 100, plan.steps_per_pass - 1, plan.steps_per_pass):
+        assert sorted(np.bincount(labels[plan.batch(step)]).tolist()) == [6, 6, 6, 6, 7, 7, 7]
+    pass_of = labels[one_pass(labels, "balanced_batches", 0, 0)]
+    assert np.bincount(pass_of).tolist() == [1431] * 5 + [1430] * 2
