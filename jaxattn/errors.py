@@ -22,6 +22,25 @@ def suggestion(given: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
 
 
+def invalid(field: str, expected: str, given: object) -> InputError:
+    """The error for a value that is wrong: ``crops.size: expected at most 96x96, got 224x224``.
+
+    Args:
+        field: Name of the config field, command-line option, file or column.
+        expected: What it must be, as a noun phrase.
+        given: What it is; shown as it prints.
+    """
+    return InputError(f"{field}: expected {expected}, got {given}")
+
+
+def unknown(field: str, given: object, known: Iterable[str]) -> InputError:
+    """The error for a name that is none of the known ones; suggests the nearest, else lists all."""
+    known = sorted(known)
+    near = difflib.get_close_matches(str(given), known, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return invalid(field, f"one of {', '.join(known)}{hint}", repr(given))
+
+
 def run_main(main: Callable[[list[str]], object]) -> None:
     """Runs a command line: parses absl flags, calls ``main(argv)`` and exits.
 

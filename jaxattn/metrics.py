@@ -188,8 +188,8 @@ def table(metrics: Mapping[str, Any], published: Mapping[str, Any] | None = None
 
     Args:
       metrics: what `classification` returned.
-      published: an entry of `jaxattn.reference_results.DATTA2021`, shown beside each number; numbers
-        that were not published are shown as ``-``.
+      published: an entry of `jaxattn.reference_results.DATTA2021`, shown beside each number;
+        numbers that were not published are shown as ``-``.
 
     Returns:
       Lines of equal column widths without a trailing newline.
