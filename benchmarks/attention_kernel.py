@@ -50,7 +50,8 @@ from jax import lax
 
 from benchmarks import measure
 from benchmarks.peers.elsewhere import Process, Unavailable
-from jaxattn.errors import InputError, run_main
+from jaxattn.errors import InputError
+from jaxattn.cli import run_main
 from jaxattn.ops import soft_attention as ops
 from jaxattn.runtime import memory
 

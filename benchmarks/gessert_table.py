@@ -18,7 +18,8 @@ from absl import flags
 
 from benchmarks import measure
 from jaxattn import cross_validate, run_dir
-from jaxattn.errors import InputError, run_main
+from jaxattn.errors import InputError
+from jaxattn.cli import run_main
 
 NAME = "gessert_table"
 

@@ -21,7 +21,7 @@ from jax import lax
 from jaxtyping import Array
 
 from benchmarks import measure
-from jaxattn.errors import run_main
+from jaxattn.cli import run_main
 from jaxattn.ops.conv import conv_general_dilated
 from jaxattn.ops.cpu.grouped_conv import by_taps
 

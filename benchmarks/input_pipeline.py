@@ -47,7 +47,8 @@ from jaxattn.data.samplers import Sampler
 from jaxattn.data.sources.source_index import Row, SourceIndex
 from jaxattn.data.synthetic import dataset as synthetic
 from jaxattn.data.tfds import reader, writer
-from jaxattn.errors import InputError, run_main
+from jaxattn.errors import InputError
+from jaxattn.cli import run_main
 from jaxattn.runtime import compilation, devices
 from jaxattn.steps import pixels_of
 

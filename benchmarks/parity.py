@@ -48,7 +48,8 @@ from benchmarks.peers import keras_models, keras_ties, keras_weights
 from jaxattn import optimizers, run_dir
 from jaxattn.config import base
 from jaxattn.convert.keras import from_layers
-from jaxattn.errors import InputError, run_main, suggestion
+from jaxattn.errors import InputError, suggestion
+from jaxattn.cli import run_main
 from jaxattn.models import registry
 
 NAME = "parity"

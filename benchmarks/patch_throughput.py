@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 from benchmarks import measure
 from jaxattn import experiment
 from jaxattn.config import base
-from jaxattn.errors import run_main
+from jaxattn.cli import run_main
 from jaxattn.runtime import devices
 
 NAME = "patch_throughput"

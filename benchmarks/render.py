@@ -22,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from absl import flags
 
 from benchmarks import measure
-from jaxattn.errors import InputError, run_main
+from jaxattn.errors import InputError
+from jaxattn.cli import run_main
 
 HERE = Path(__file__).parent
 #: Between these lines of the project's README.md stand the speeds of training steps.

@@ -50,7 +50,8 @@ from benchmarks import measure
 from jaxattn import experiment
 from jaxattn.config import base
 from jaxattn.data.loaders import Loader
-from jaxattn.errors import InputError, run_main
+from jaxattn.errors import InputError
+from jaxattn.cli import run_main
 from jaxattn.models import registry
 from jaxattn.runtime import devices
 

@@ -36,7 +36,8 @@ from sklearn.preprocessing import StandardScaler
 
 from benchmarks import measure
 from jaxattn import experiment, metrics, run_dir
-from jaxattn.errors import InputError, run_main
+from jaxattn.errors import InputError
+from jaxattn.cli import run_main
 
 NAME = "seeds"
 MEASURES = {

@@ -49,7 +49,8 @@ from absl import flags
 from benchmarks import measure
 from benchmarks.peers.elsewhere import Process, Unavailable
 from jaxattn.data import augment
-from jaxattn.errors import InputError, run_main, suggestion
+from jaxattn.errors import InputError, suggestion
+from jaxattn.cli import run_main
 from jaxattn.models import registry
 
 NAME = "train_step"

@@ -20,7 +20,8 @@ from absl import flags
 
 from benchmarks import measure
 from jaxattn import reference_results, run_dir
-from jaxattn.errors import InputError, run_main
+from jaxattn.errors import InputError
+from jaxattn.cli import run_main
 from jaxattn.metrics import number
 
 NAME = "yan_table"

@@ -9,18 +9,18 @@ Arguments, joined by commas:
 * the network: ``irv2``, ``densenet201``, ``resnet50``, ``resnet34`` or ``vgg16``, and the same with
   ``_sa`` for Soft-Attention; ``irv2_sa`` is the default;
 * ``test=0.15``, the default, ``test=0.2`` or ``test=0.3``: the share of the test part;
-* ``paper``: what the paper says and the released notebooks do not do: its attention layer and its
-  place, pixels / 255, no class weights;
+* ``paper``: what the paper describes and the released notebooks do not do: its attention layer at
+  its place, pixels / 255, no class weights;
 * ``leaky``: the best checkpoint and the end are chosen on the test part, as in the notebooks;
-  without it, on a validation part that is taken from training.
+  without it, on a validation part taken from the training part.
 
-Optimizer, batches, epochs, early stopping and class weights are those of each network's notebook.
-Augmentation is drawn anew for each image instead of once for a folder of 51,699 copies. The
-networks of keras.applications started from ImageNet's weights, which ``tools/convert_keras.py``
-makes of Keras' files; ``resnet34`` and ``vgg16`` from random numbers.
+Optimizer, batches, epochs, early stopping and class weights are taken from each network's notebook.
+Augmentation is drawn for each image in each step, not once for a folder of 51,699 copies. The
+networks of keras.applications start from ImageNet weights (``tools/convert_keras.py``);
+``resnet34`` and ``vgg16`` start from random numbers.
 
-An epoch is 919 batches of 10 or 16. The notebooks' took 40 s (``resnet34_sa``) to 149 s
-(``irv2_sa``) on an unnamed Colab GPU, and stopped after 58 to 152 of them.
+An epoch is 919 batches of 10 or 16. In the notebooks one took 40 s (``resnet34_sa``) to 149 s
+(``irv2_sa``) on an unnamed Colab GPU; training stopped after 58 to 152 epochs.
 """
 
 from ml_collections import ConfigDict
@@ -50,14 +50,13 @@ def get_config(given: str = "") -> ConfigDict:
     )
     config = base()
     config.dataset.name = "prepared"
-    config.dataset.image_size = 299 if name.startswith("irv2") else 224
     config.split.strategy = "datta"
     config.split.test = float(test.removeprefix("test="))
     config.split.leak = "select_on_test" if leaky else ""
-    config.plan.strategy = "equal"
-    config.plan.per_class = 8000
+    config.sampler.name = "equal"
+    config.sampler.per_class = 8000
     config.model.name = f"{name}_paper" if paper and name.endswith("_sa") else name
-    config.normalisation = "unit" if paper else "minus_one_one"
+    config.normalisation = "unit" if paper else ""
     config.dtype = "bfloat16"
     if not paper:
         config.loss.class_weights.mel = 5.0

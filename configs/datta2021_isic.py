@@ -46,10 +46,9 @@ def get_config(given: str = "") -> ConfigDict:
     config.dataset.classes = CLASSES[task]
     config.split.strategy = "official"
     config.split.leak = "select_on_test" if leaky else ""
-    config.plan.strategy = "equal"
-    config.plan.per_class = 5000
+    config.sampler.name = "equal"
+    config.sampler.per_class = 5000
     config.augment.shift = (0.1, 0.2)
-    config.normalisation = "unit" if name == "paper" else "minus_one_one"
     config.model.name = MODELS[name]
     config.dtype = "bfloat16"
     config.optimizer.name = "keras_adam"

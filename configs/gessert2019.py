@@ -71,7 +71,6 @@ def get_config(given: str = "") -> ConfigDict:
         config.split.strategy = "folds"
         config.split.leak = "gessert" if leaky else ""
     config.augment.update(rotation=0.0, shift=0.0, zoom=0.0, brightness=32 / 255, saturation=0.5)
-    config.normalisation = "unit"
     config.dtype = "bfloat16"
     backbone, endpoint = NETWORKS[network]
     config.model = ConfigDict({"name": "gessert2019", "backbone": backbone})
@@ -98,15 +97,15 @@ def _see(config: ConfigDict, strategy: str, count: int) -> None:
     if strategy == "gru":
         config.model.head = "gru"
     if strategy == "downsampling":
-        config.dataset.image_size = 224  # resized when it is read: fewer bytes to keep
+        config.dataset.image_size = 0  # decoded at the network's size: fewer bytes to keep
     config.batch_size = 5 if ordered else 45
 
 
 def _balance(config: ConfigDict, balancing: str, exponent: float) -> None:
     """Balancing as of section II-F; the baseline is loss weighting."""
-    plans = {"oversampling": "oversample", "balanced": "balanced_batches"}
-    if balancing in plans:
-        config.plan.strategy = plans[balancing]
+    samplers = {"oversampling": "oversample", "balanced": "balanced_batches"}
+    if balancing in samplers:
+        config.sampler.name = samplers[balancing]
     elif balancing != "none":
         config.loss.class_weight_exponent = exponent
         config.loss.reduction = "weighted_mean"

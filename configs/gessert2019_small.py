@@ -31,7 +31,6 @@ def get_config(given: str = "") -> ConfigDict:
     config.augment.update(rotation=0.0, shift=0.0, zoom=0.0, brightness=32 / 255, saturation=0.5)
     config.crops.strategy = "ordered" if ordered else strategy
     config.crops.size = 112
-    config.normalisation = "unit"
     config.model = ConfigDict({"name": "gessert2019", "backbone": "densenet_small"})
     if strategy in ATTENTION:
         config.model.attention = ATTENTION[strategy]
@@ -43,5 +42,4 @@ def get_config(given: str = "") -> ConfigDict:
     config.batch_size = 8 if ordered else 32
     config.epochs = 2 if ordered else 5
     config.evaluation.batch_size = 20
-    config.cpu_devices = 1
     return config

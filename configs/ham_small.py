@@ -16,7 +16,6 @@ from jaxattn.config import base
 def get_config() -> ConfigDict:
     config = base()
     config.dataset.name = "prepared"
-    config.dataset.image_size = 64
     config.split.validation = 0.05
     # Nothing is resampled: rotated or zoomed pixels are blurred, which the test images are not.
     config.augment.rotation = 0.0
@@ -29,11 +28,10 @@ def get_config() -> ConfigDict:
     config.loss.class_weight_exponent = 0.5
     config.loss.label_smoothing = 0.05
     config.optimizer.learning_rate = 0.002
-    config.average_decay = 0.998
+    config.ema_decay = 0.998
     config.epochs = 36
-    config.model.width = 24
     config.cpu_devices = 2
     config.best = "loss"  # far steadier than a balanced accuracy over a dozen images of a class
-    config.evaluation.views = 8
-    config.evaluation.prior_exponent = 0.5  # the other half of what the loss weights have done
+    config.evaluation.tta = 8
+    config.evaluation.logit_adjustment = 0.5  # the other half of what the loss weights have done
     return config

@@ -13,7 +13,6 @@ from jaxattn.config import base
 
 def get_config() -> ConfigDict:
     config = base()
-    config.model.width = 24
     config.cpu_devices = 2
     config.epochs = 14
     return config

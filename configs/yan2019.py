@@ -10,7 +10,7 @@ Arguments, joined by commas, at most one of each line:
 attnmel, mel, vgg16_gap, vgg16                   the network: AttnMel-CNN, the default, or a
                                                  baseline
 attnmel_lesion, attnmel_dermo, attnmel_bkg       AttnMel-CNN, its maps regularised by the lesion,
-                                                 by dermoscopic features, by the background
+                                                 by dermoscopic attributes, by the background
 isic2017, isic2016, ham10000                     the data; table 1 is about 2016, 2 and 3 are
                                                  about 2017, the default
 melanoma, keratosis                              the task of 2017: against the two other classes
@@ -46,7 +46,7 @@ An epoch of ISIC 2017 is 194 batches. Jaccard indices of the maps, table 3, are 
 from ml_collections import ConfigDict
 
 from jaxattn.config import arguments, base
-from jaxattn.errors import InputError
+from jaxattn.errors import invalid
 
 NETWORKS = {
     "attnmel": "attnmelcnn",
@@ -57,7 +57,7 @@ NETWORKS = {
     "attnmel_dermo": "attnmelcnn",
     "attnmel_bkg": "attnmelcnn",
 }
-TARGETS = {"lesion": "lesion", "dermo": "dermo", "bkg": "background"}
+TARGETS = {"lesion": "lesion", "dermo": "attributes", "bkg": "background"}
 TASKS = {
     "melanoma": ("rest=nevus+seborrheic_keratosis", "melanoma"),
     "keratosis": ("rest=nevus+melanoma", "seborrheic_keratosis"),
@@ -69,16 +69,16 @@ def get_config(given: str = "") -> ConfigDict:
         given, (*NETWORKS,), ("isic2017", "isic2016", "ham10000"), (*TASKS,), ("", "small")
     )
     if (row == "attnmel_dermo" or task != "melanoma") and data != "isic2017":
-        raise InputError(f"configs/yan2019.py:{given} given, which is for isic2017 alone")
+        raise invalid("configs/yan2019.py", "isic2017 for this row or task", repr(given))
     if row == "vgg16" and small:
-        raise InputError(f"configs/yan2019.py:{given} given, small is for the other networks")
+        raise invalid("configs/yan2019.py", "small with another network", repr(given))
     config = base()
     _data(config, data, TASKS[task])
     config.dataset.name = "prepared"
     config.dataset.image_size = 256
     config.dataset.centre_crop = 0.8
     config.augment.update(rotation=0.0, shift=0.0, zoom=0.0, quarter_turns=True)
-    config.crops.update(strategy="random", size=224)
+    config.crops.strategy = "random"
     config.model.name = NETWORKS[row]
     config.dtype = "bfloat16"
     config.loss.focal_gamma = 2.0
@@ -91,7 +91,7 @@ def get_config(given: str = "") -> ConfigDict:
     config.optimizer.update(name="sgd", learning_rate=0.01, weight_decay=1e-4, decay="all")
     config.optimizer.update(schedule="step", step_epochs=10, step_factor=0.1, warmup=0.0)
     config.batch_size = 32
-    config.plan.drop_last = True
+    config.sampler.drop_last = True
     config.epochs = 50
     config.best = "auc"
     config.evaluation.overlay.update(alpha=0.4, bilinear=True)
@@ -101,15 +101,16 @@ def get_config(given: str = "") -> ConfigDict:
 
 
 def _data(config: ConfigDict, data: str, classes: tuple[str, ...]) -> None:
-    config.normalisation = "isic2016" if data == "isic2016" else "isic2017"
+    if data == "isic2016":
+        config.normalisation = "isic2016"
     if data == "ham10000":
-        config.positive = "mel"
-        config.plan.strategy = "equal"
+        config.target_class = "mel"
+        config.sampler.name = "equal"
         return
     config.split.strategy = "official"
     config.dataset.classes = classes if data == "isic2017" else ("benign", "malignant")
-    config.positive = config.dataset.classes[1]
-    config.plan.factors = ConfigDict({config.positive: 4.0})
+    config.target_class = config.dataset.classes[1]
+    config.sampler.factors = ConfigDict({config.target_class: 4.0})
     config.passes_per_epoch = 2 if data == "isic2017" else 5
 
 

@@ -1,25 +1,26 @@
-"""Checkpoints of a run: the latest, and the best by a validation metric. Orbax behind two verbs."""
+"""Checkpoints of a run, through Orbax: the latest, and the best by a validation metric."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxattn.errors import InputError
-from jaxattn.state import TrainState
+from jaxattn.errors import invalid
+from jaxattn.state import TrainState, Variables
 
 
 class Checkpoints:
     """The checkpoints in a folder; a context manager that waits for pending writes.
 
     Attributes:
-        best: Step of the best checkpoint, None where there is none.
+        best: Step of the best checkpoint, None if there is none.
     """
 
     def __init__(self, folder: Path):
-        """Opens the folder, making it where it is not there."""
+        """Opens the folder, creating it if needed."""
         self.best: int | None = None
         self._manager = ocp.CheckpointManager(
             folder.absolute(), options=ocp.CheckpointManagerOptions(preservation_policy=self)
@@ -34,23 +35,27 @@ class Checkpoints:
         self._manager.close()
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Orbax asks which checkpoints to keep: the latest and the best."""
+        """Orbax's preservation policy: keep the latest and the best.
+
+        Not Orbax's ``BestN``: the run itself decides what is best (ties keep the earlier one), and
+        checkpoints within an epoch carry no metric.
+        """
         del context
         latest = max(checkpoint.step for checkpoint in checkpoints)
         return [checkpoint.step in (latest, self.best) for checkpoint in checkpoints]
 
     @property
     def latest(self) -> int | None:
-        """Step of the latest checkpoint, None where there is none."""
+        """Step of the latest checkpoint, None if there is none."""
         return self._manager.latest_step()
 
     def save(self, state: TrainState, progress: dict[str, Any], *, best: bool) -> None:
         """Saves a state in the background.
 
         Args:
-            state: What `restore` will give back.
-            progress: JSON-able memory of the run outside its state.
-            best: Whether this one takes the place of the best checkpoint so far.
+            state: The state.
+            progress: JSON-able state of the run besides.
+            best: Whether this is the best checkpoint so far.
         """
         step = int(state.step)
         if step == self.latest:
@@ -59,7 +64,7 @@ class Checkpoints:
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
+                state=ocp.args.StandardSave(_stored(state)),
                 notes=ocp.args.JsonSave({"best": self.best, "progress": progress}),
             ),
         )
@@ -69,15 +74,16 @@ class Checkpoints:
 
         Args:
             step: Its step.
-            like: A state of arrays or `jax.ShapeDtypeStruct` with the shardings wanted.
+            like: A state of `jax.ShapeDtypeStruct` with the shardings to restore to.
 
         Returns:
             The state and the progress saved with it.
         """
         restored = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like))
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(_stored(like)))
         )
-        return restored["state"], self._notes(step)["progress"]
+        state = dict(restored["state"])
+        return TrainState(ema=state.pop("average"), **state), self._notes(step)["progress"]
 
     def _notes(self, step: int) -> dict[str, Any]:
         args = ocp.args.Composite(notes=ocp.args.JsonRestore())
@@ -91,14 +97,58 @@ class Checkpoints:
         """
         step = (self.best if name == "best" else None) or self.latest
         if step is None:
-            raise InputError(
-                f"{self._manager.directory}: no checkpoint there, a trained run wanted"
-            )
+            raise invalid(str(self._manager.directory), "the checkpoints of a run", "none")
         return step
 
 
-def abstract(tree: Any, sharding: jax.sharding.Sharding) -> Any:
-    """Shapes, dtypes and the sharding to restore a tree with."""
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
-    )
+def read_variables(folder: Path, name: str = "best") -> tuple[Variables, int]:
+    """The variables of a run to evaluate or start from, without its optimizer state.
+
+    Args:
+        folder: The run's checkpoints.
+        name: ``best``, by validation, or ``latest``.
+
+    Returns:
+        Params and batch_stats (the EMA's, if there is one) as NumPy arrays, and the step.
+
+    Raises:
+        InputError: There is no checkpoint, or it is damaged.
+    """
+    with Checkpoints(folder) as saved:
+        step = saved.choose(name)
+    state = read_arrays(folder / str(step) / "state", ("params", "batch_stats", "average"))
+    average = state.get("average")
+    return average or {"batch_stats": {}, **state}, step
+
+
+def read_arrays(path: Path, keys: Sequence[str] = ()) -> dict[str, Any]:
+    """An Orbax checkpoint as NumPy arrays, whatever devices wrote it.
+
+    Args:
+        path: The checkpoint.
+        keys: Which top-level entries to read; all by default.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            tree = checkpointer.metadata(path.absolute()).item_metadata.tree
+            item = {key: tree[key] for key in keys or tree if tree.get(key) is not None}
+            args = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), item)
+            restore = ocp.args.PyTreeRestore(item=item, restore_args=args, partial_restore=True)
+            return checkpointer.restore(path.absolute(), args=restore)
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        reason = str(error).split("\n")[0]
+        raise invalid(str(path), "an Orbax checkpoint", f"a damaged one ({reason})") from error
+
+
+def _stored(state: TrainState) -> dict[str, Any]:
+    """A state by the names that checkpoints have always had."""
+    return {
+        "step": state.step,
+        "params": state.params,
+        "batch_stats": state.batch_stats,
+        "opt_state": state.opt_state,
+        "average": state.ema,
+    }

@@ -1,57 +1,74 @@
-"""Every field a config has, its default and its meaning.
+"""Every config field, its default and its meaning.
 
-A file in ``configs/`` starts from `base` and changes what its experiment changes; the command line
-changes single fields: ``--config.optimizer.learning_rate=.001``.
+A file in ``configs/`` starts from `base` and sets what its experiment changes. The command line
+sets single fields: ``--config.optimizer.learning_rate=.001``.
 """
 
+import difflib
+import importlib.util
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
 
-from jaxattn.errors import InputError, suggestion
+from jaxattn.errors import invalid, unknown
+from jaxattn.models import registry as models
 
-#: Fields that do not change what a run computes, so that a run may be resumed with others.
+#: Fields that do not change what a run computes; a run may be resumed with other values.
 FREE = ("loader", "log_every_steps", "checkpoint_every_steps", "dataset.data_dir")
+
+#: Fields below which any name is allowed: options of what a name chose, and values by name.
+OPEN = (
+    "model.",
+    "dataset.options.",
+    "sampler.options.",
+    "sampler.factors.",
+    "loss.options.",
+    "loss.class_weights.",
+    "loss.maps.weights.",
+)
 
 
 def base() -> ConfigDict:
     """The default of every field: a small attention CNN on the embedded data."""
     config = ConfigDict()
-    config.seed = 0  # of the parameters, the plan, augmentation and dropout
+    config.seed = 0  # of parameters, sampler, augmentation and dropout
     config.dataset = ConfigDict(
         dict(
-            name="synthetic",  # synthetic, or prepared: a folder that a tools/prepare_*.py wrote
-            data_dir="",  # prepared: that folder
-            # Height and width that images are read in, pixels; or a pair: (height, width).
-            image_size=FieldReference(64, field_type=object),
+            name="synthetic",  # see jaxattn.data.load.DATASETS
+            data_dir="",  # prepared: the folder that a tools/prepare_*.py wrote
+            # Height and width to decode images to, pixels, or a pair (height, width); 0: the
+            # model's input size.
+            image_size=FieldReference(0, field_type=object),
             centre_crop=0.0,  # prepared: square cut out first, a share of the shorter side; 0: none
-            classes=(),  # in the model's order: "nv", or "name=a+b" for a merge; () for all
+            classes=(),  # in the model's order: "nv", or "name=a+b" to merge; () for all
             num_images=4000,  # synthetic: how many to generate
             seed=0,  # synthetic
             imbalanced=False,  # synthetic: HAM10000's class frequencies
+            options=ConfigDict(),  # of a data set registered elsewhere
         )
     )
-    config.split = ConfigDict(
+    config.split = ConfigDict(  # see jaxattn.data.splits
         dict(
-            strategy="lesion",  # lesion, datta, official, folds, file: jaxattn.data.splits
+            strategy="lesion",  # lesion, datta, official, folds, file
             fold=0,  # folds: which one
-            folds=3,  # how many; python -m jaxattn.cross_validate runs all of them
-            leak="",  # a published protocol that tests on what it trained with: jaxattn.data.leaks
+            folds=3,  # folds: how many; python -m jaxattn.cross_validate runs all of them
+            leak="",  # a published protocol that leaks test data, see jaxattn.data.leaks
             seed=0,
             test=0.15,
             validation=0.1,
             file="",
         )
     )
-    config.plan = ConfigDict(
+    config.sampler = ConfigDict(  # see jaxattn.data.samplers
         dict(
-            # none, oversample, undersample, equal, balanced_batches: see jaxattn.data.samplers
-            strategy="none",
+            name="none",  # none, oversample, undersample, equal, balanced_batches
             per_class=0,  # equal: images of each class in one pass; 0: the mean count
-            factors=ConfigDict(),  # by class name: what its count is multiplied by
-            drop_last=False,  # whether a pass leaves out what does not fill its last batch
+            factors=ConfigDict(),  # by class name: multiplies the class's count
+            drop_last=False,  # drop the last, incomplete batch of a pass
+            options=ConfigDict(),  # of a sampler registered elsewhere
         )
     )
     config.augment = ConfigDict(  # see jaxattn.data.augment.Augmentation
@@ -71,7 +88,8 @@ def base() -> ConfigDict:
     config.crops = ConfigDict(  # see jaxattn.data.crops.Crops
         dict(
             strategy="none",  # none, downsampling, single, random, multi, ordered
-            size=FieldReference(224, field_type=object),  # of the network's input; or a pair
+            # Of the network's input, or a pair (height, width); 0: the model's input size.
+            size=FieldReference(0, field_type=object),
             count=9,
             dropout=0.1,
             vote=False,
@@ -79,24 +97,26 @@ def base() -> ConfigDict:
             centre=0.85,
         )
     )
-    config.normalisation = "minus_one_one"  # see jaxattn.data.augment.NORMALISATIONS
-    config.model = ConfigDict(dict(name="attention_cnn"))  # and the options of that model
-    config.init_from = ""  # weights to start from: what a tools/convert_*.py wrote, or a run
-    config.dtype = "float32"  # float32, bfloat16: of the activations
-    config.loss = ConfigDict(
+    config.normalisation = ""  # see jaxattn.data.augment.NORMALISATIONS; "": the model's own
+    config.model = ConfigDict(dict(name="attention_cnn"))  # and the model's own options
+    config.init_from = ""  # weights to start from: a folder of tools/convert_*.py, or a run
+    config.dtype = "float32"  # of the activations: float32, bfloat16
+    config.loss = ConfigDict(  # see jaxattn.losses
         dict(
-            class_weight_exponent=0.0,  # weights (N / N_i)^exponent, of mean 1
+            name="cross_entropy",
+            class_weight_exponent=0.0,  # class weights (N / N_i)^exponent, of mean 1
             class_weights=ConfigDict(),  # further factors by class name
             label_smoothing=0.0,
             reduction="mean",  # mean (Keras), weighted_mean (PyTorch)
             focal_gamma=0.0,  # of the focal loss; 0: cross-entropy
-            diagnosis_guided=(),  # classes whose images weigh more the harder the diagnosis was
-            maps=ConfigDict(  # of attention maps against masks, see jaxattn.losses.MapDice
+            diagnosis_guided=(),  # classes weighted by how the diagnosis was confirmed
+            maps=ConfigDict(  # attention maps against masks, see jaxattn.losses.MapDice
                 dict(
-                    target="lesion",  # lesion, dermo, background
+                    target="lesion",  # lesion, attributes, background
                     weights=ConfigDict(),  # by the map's name
                 )
             ),
+            options=ConfigDict(),  # of a loss registered elsewhere
         )
     )
     config.optimizer = ConfigDict(
@@ -104,91 +124,221 @@ def base() -> ConfigDict:
             name="adamw",  # adamw, keras_adam, sgd
             learning_rate=0.001,
             schedule="cosine",  # constant, cosine, step
-            step_epochs=10,  # step: epochs after which the rate falls, again and again
-            step_start=0,  # step: epochs before it falls for the first time; 0: step_epochs
-            step_factor=0.1,  # step: what it is multiplied by
-            warmup=0.1,  # share of all steps in which the rate rises
+            step_epochs=10,  # step: epochs between decays
+            step_start=0,  # step: epochs before the first decay; 0: step_epochs
+            step_factor=0.1,  # step: decay rate
+            warmup=0.1,  # share of all steps, linear from 0
             weight_decay=0.05,  # adamw, sgd
-            decay="kernels",  # kernels, all: what weight decay acts on
+            decay="kernels",  # what weight decay acts on: kernels, all
             b1=0.9,
             b2=0.999,
             eps=1e-8,
             momentum=0.9,  # sgd
         )
     )
-    config.average_decay = 0.0  # of the moving average of the variables; 0: none is kept
+    config.ema_decay = 0.0  # of the exponential moving average of the variables; 0: none
     config.batch_size = 64  # over all devices
     config.epochs = 20
-    config.steps_per_epoch = 0  # 0: as many as passes_per_epoch passes of the plan have
+    config.steps_per_epoch = 0  # 0: passes_per_epoch passes of the sampler
     config.passes_per_epoch = 1
-    config.positive = ""  # class to be told from all others: auc, average_precision and so on
-    config.best = "balanced_accuracy"  # validation metric that chooses the best checkpoint
+    config.target_class = ""  # class to detect: adds its AUC, average precision, sensitivity
+    config.best = "balanced_accuracy"  # validation metric that selects the best checkpoint
     config.early_stopping = ConfigDict(
         dict(
             metric="loss",  # validation metric
-            patience=0,  # epochs without an improvement after which to stop; 0: never
-            min_delta=0.0,  # the least improvement that counts
+            patience=0,  # epochs without improvement before stopping; 0: never stop
+            min_delta=0.0,  # smallest change that counts as an improvement
         )
     )
     config.evaluation = ConfigDict(
         dict(
             batch_size=64,
-            views=1,  # 1, or 8: mean over flips and quarter turns
-            prior_exponent=0.0,  # decisions by p / share^exponent in training, see metrics.decide
-            threshold=0.5,  # of the positive class' probability
-            sensitivity=0.9,  # of the positive class, to be reached by another threshold
-            cam="",  # layer whose class activation map is drawn and measured, see jaxattn.saliency
-            grad_cam="",  # likewise by Grad-CAM
-            overlay=ConfigDict(dict(alpha=0.5, bilinear=False)),  # see overlays.overlay
+            tta=1,  # test-time augmentation: 1 none, 8 mean over flips and quarter turns
+            logit_adjustment=0.0,  # decide by p / share^this, see jaxattn.metrics.decide
+            threshold=0.5,  # on the target class's probability
+            sensitivity=0.9,  # of the target class, to be reached by another threshold
+            cam="",  # layer whose class activation map is drawn, see jaxattn.saliency
+            grad_cam="",  # layer for Grad-CAM
+            overlay=ConfigDict(dict(alpha=0.5, bilinear=False)),  # see jaxattn.overlays.overlay
         )
     )
     config.loader = ConfigDict(
         dict(
-            name="auto",  # resident (images on the device), grain (streamed), auto
-            workers=0,  # grain: processes; 0: threads
+            name="auto",  # in_memory (images on the device), grain (streamed), auto
+            workers=0,  # grain: worker processes; 0: threads
         )
     )
-    config.cpu_devices = 1  # without an accelerator: devices to make of the cores, see sharding
+    config.cpu_devices = 1  # without an accelerator: devices to split the cores into
     config.log_every_steps = 20
-    config.checkpoint_every_steps = 1000  # and at each epoch's end
+    config.checkpoint_every_steps = 1000  # and at the end of each epoch
     return config
 
 
+def resolved(config: ConfigDict) -> ConfigDict:
+    """A copy in which fields left to the model have the model's values.
+
+    ``normalisation``, ``crops.size`` and, unless crops are cut out of a larger image,
+    ``dataset.image_size`` come from the model's registry entry where the config says nothing.
+
+    Raises:
+        InputError: A field is unknown, there is no such model, or crops need an image size.
+    """
+    check_fields(config)
+    config = config.copy_and_resolve_references()
+    model = models.find(config.model.name)
+    config.normalisation = config.normalisation or model.normalisation
+    config.crops.size = config.crops.size or model.image_size
+    if not config.dataset.image_size:
+        if config.crops.strategy not in ("none", "downsampling"):
+            raise invalid(
+                "dataset.image_size", f"a size for crops.strategy={config.crops.strategy!r}", 0
+            )
+        config.dataset.image_size = model.image_size
+    return config
+
+
+def check_fields(config: ConfigDict) -> None:
+    """Raises InputError for a field that does not exist, naming the nearest one that does."""
+    known = flatten(base().to_dict())
+    for field in flatten(config.to_dict()):
+        if field not in known and not field.startswith(OPEN):
+            near = difflib.get_close_matches(field, known, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise invalid("config", f"a field of jaxattn.config.base{hint}", repr(field))
+
+
+def find_file(name: str) -> Path:
+    """The file of a config: a path, or the name of one that comes with the package.
+
+    Args:
+        name: ``configs/ham_irv2.py``, or ``ham_irv2``.
+
+    Raises:
+        InputError: There is no such config.
+    """
+    given = Path(name).expanduser()
+    if given.is_file():
+        return given
+    package = Path(__file__).parent  # in a wheel; in a checkout configs/ lies beside the package
+    shipped = {
+        path.stem: path
+        for folder in (package / "configs", package.parent / "configs")
+        for path in folder.glob("*.py")
+        if path.stem != "__init__"
+    }
+    if given.stem in shipped and given.parent in (Path(), Path("configs")):
+        return shipped[given.stem]
+    raise unknown("--config", name, shipped)
+
+
+def load(name: str) -> ConfigDict:
+    """The config that a file makes, for a config that builds on another one.
+
+    Args:
+        name: A file or name, see `find_file`, with arguments: ``datta2021:irv2_sa``.
+    """
+    name, _, given = name.partition(":")
+    path = find_file(name)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(*filter(None, [given]))
+
+
 def arguments(given: str, *choices: Sequence[str]) -> tuple[str, ...]:
-    """Reads what stands behind the colon of ``--config=configs/x.py:a,b``.
+    """Reads what follows the colon of ``--config=configs/x.py:a,b``.
 
     Args:
         given: Arguments, joined by commas.
-        *choices: Of each, one argument may be given; the first of them is its default. A choice
-            that may be left out has the default ``""``.
+        *choices: Groups of alternatives. The first of each group is its default; a group that may
+            be left out has the default ``""``.
 
     Returns:
-        The one chosen of each.
+        The chosen argument of each group.
 
     Raises:
-        InputError: An argument is unknown, or two of one choice are given.
+        InputError: An argument is unknown, or two of one group are given.
     """
     chosen: dict[int, str] = {}
     for argument in filter(None, given.split(",")):
-        places = [i for i, choice in enumerate(choices) if argument in choice]
-        if not places:
+        groups = [i for i, choice in enumerate(choices) if argument in choice]
+        if not groups:
             known = [name for choice in choices for name in choice if name]
-            raise InputError(
-                f"config argument {argument!r} is unknown{suggestion(argument, known)}"
-            )
-        before = chosen.setdefault(places[0], argument)
+            raise unknown("config argument", argument, known)
+        before = chosen.setdefault(groups[0], argument)
         if before != argument:
-            raise InputError(f"config arguments {before!r} and {argument!r} given, one wanted")
+            raise invalid("config arguments", "one of a group", f"{before!r} and {argument!r}")
     return tuple(chosen.get(i, choice[0]) for i, choice in enumerate(choices))
 
 
-def completed(given: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> dict:
-    """What is given, read from JSON, and the default of every field that is not."""
-    defaults = base().to_dict() if defaults is None else defaults
+def read(text: str) -> ConfigDict:
+    """The config that a run saved as JSON, whichever version wrote it.
+
+    Fields that did not exist yet get their defaults; fields under older names are renamed.
+
+    Raises:
+        ValueError: The text is not JSON, or not an object.
+    """
+    given = json.loads(text)
+    if not isinstance(given, dict):
+        raise ValueError(f"expected a JSON object, got {type(given).__name__}")
+    return ConfigDict(_completed(_renamed(given), base().to_dict()))
+
+
+#: Fields by the name they had in older versions, and their names today.
+_OLD_FIELDS = {
+    "plan": "sampler",
+    "sampler.strategy": "sampler.name",
+    "average_decay": "ema_decay",
+    "positive": "target_class",
+    "evaluation.views": "evaluation.tta",
+    "evaluation.prior_exponent": "evaluation.logit_adjustment",
+    "model.semantics": "model.variant",
+    "model.join": "model.concat",
+}
+#: Values that were called otherwise.
+_OLD_VALUES = {
+    ("loader.name", "resident"): "in_memory",
+    ("loss.maps.target", "dermo"): "attributes",
+}
+#: Options of Soft-Attention that a backbone's classifier had itself.
+_OLD_ATTENTION = ("heads", "pool", "dropout_rate")
+
+
+def _renamed(given: Mapping[str, Any]) -> dict[str, Any]:
+    config = json.loads(json.dumps(given))
+    for old, new in _OLD_FIELDS.items():
+        (at, old_name), (_, new_name) = (_parent(config, field) for field in (old, new))
+        if old_name in at and new_name not in at:
+            at[new_name] = at.pop(old_name)
+    for (field, old_value), new_value in _OLD_VALUES.items():
+        at, name = _parent(config, field)
+        if at.get(name) == old_value:
+            at[name] = new_value
+    model = config.get("model", {})
+    if "attention_at" in model and "attention" not in model:
+        name = "soft" if model.pop("variant", "released") == "released" else "soft_paper"
+        model["attention"] = f"{name}_block" if model.pop("concat", True) else name
+        options = {name: model.pop(name) for name in _OLD_ATTENTION if name in model}
+        model["attention_options"] = options
+    return config
+
+
+def _parent(config: dict[str, Any], field: str) -> tuple[dict[str, Any], str]:
+    """The dict that holds a field, {} where it is missing, and the field's last name."""
+    *parents, name = field.split(".")
+    for parent in parents:
+        config = config.get(parent) or {}
+    return config, name
+
+
+def _completed(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **defaults,
         **{
-            name: completed(value, defaults.get(name) or {})
+            name: _completed(value, defaults.get(name) or {})
             if isinstance(value, dict)
             else _immutable(value)
             for name, value in given.items()
@@ -197,7 +347,7 @@ def completed(given: Mapping[str, Any], defaults: Mapping[str, Any] | None = Non
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """All fields by their dotted name."""
+    """All fields by their dotted names."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         name = f"{prefix}{key}"
@@ -209,12 +359,12 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _immutable(value: Any) -> Any:
-    """A tuple for a list, which is what JSON makes of it."""
+    """A tuple for a list: JSON has no tuples."""
     return tuple(value) if isinstance(value, list) else value
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Fields that make ``new`` another computation than ``old``, as ``name: old -> new``."""
+    """Fields that change what is computed between two configs, as ``name: old -> new``."""
     before, after = flatten(old), flatten(new)
     return [
         f"{name}: {json.dumps(before.get(name))} -> {json.dumps(after.get(name))}"

@@ -1,8 +1,8 @@
 """Trains and evaluates every fold: ``python -m jaxattn.cross_validate --config=...``.
 
-Each fold is a run of its own in a folder of its own; the same command run again resumes where it
-stopped. At the end stands what the tables of Gessert et al. 2019 have: mean ± standard deviation,
-over the folds' models, of what each reaches on the test part, which is the same for all.
+Each fold is a run in its own folder; the same command run again resumes where it stopped. The
+summary is that of the tables of Gessert et al. 2019: mean ± standard deviation over the folds of
+each measure on the test part, which is the same for all folds.
 """
 
 import json
@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from jaxattn import evaluate, report, run_dir, train
-from jaxattn.errors import InputError, run_main
-from jaxattn.runtime import compilation, devices
+from jaxattn import cli, evaluate, run_dir, runtime, train
+from jaxattn.errors import invalid
 
 SUMMARY = "folds.json"
 TABLE = "folds.md"
 
-#: The columns of the paper's tables; then AUC, which its text names.
+#: The columns of the paper's tables, and the AUC that its text gives.
 MEASURES: Mapping[str, Callable[[Mapping[str, Any]], float | None]] = {
     "MC-sensitivity": lambda metrics: metrics["balanced_accuracy"],
     "MC-specificity": lambda metrics: metrics["specificity"],
@@ -36,7 +35,7 @@ def run(
     """Trains and evaluates the folds that are not done yet.
 
     Args:
-        config: A config whose ``split.strategy`` is ``folds``; its ``split.fold`` is of no matter.
+        config: A config whose ``split.strategy`` is ``folds``; ``split.fold`` is ignored.
         folder: The folder of all folds; fold i is the run in ``fold_i``.
         stop: See `train.train`.
 
@@ -44,10 +43,10 @@ def run(
         The evaluation of each fold on the test part, or None if it was stopped.
 
     Raises:
-        InputError: The config is no cross-validation, or see `train.train`.
+        InputError: ``split.strategy`` is not ``folds``; or see `train.train`.
     """
     if config.split.strategy != "folds":
-        raise InputError(f"split.strategy: {config.split.strategy!r} given, 'folds' wanted here")
+        raise invalid("split.strategy", "'folds'", repr(config.split.strategy))
     results = []
     for fold in range(config.split.folds):
         own = config.copy_and_resolve_references()
@@ -59,7 +58,7 @@ def run(
         done = place / evaluate.FOLDER / "test.json"
         if not done.is_file():
             evaluate.evaluate(place)
-            report.write(place)
+            evaluate.write_report(place)
         results.append(json.loads(done.read_text()))
     return results
 
@@ -102,14 +101,17 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def define_flags() -> None:
+    """Defines the flags of the command line."""
+    cli.define_config_flags("The folder of all folds; by default runs/CONFIG.")
+
+
 def main(argv: list[str]) -> None:
     """The command line."""
     del argv
-    given = flags.FLAGS
-    folder = train.workdir(given)
-    devices.split_cpu(given.config.cpu_devices)
-    compilation.use_cache()
-    results = run(given.config, folder, train.signals())
+    config, folder = flags.FLAGS.config, cli.workdir()
+    runtime.setup(config.cpu_devices)
+    results = run(config, folder, train.signals())
     if results is None:
         print(f"stopped; the same command resumes {folder}")
         return
@@ -120,7 +122,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", None, "What to train, a file of configs/.")
-    flags.DEFINE_string("workdir", None, "The folder of all folds; by default runs/CONFIG.")
-    flags.mark_flag_as_required("config")
-    run_main(main)
+    define_flags()
+    cli.run_main(main)

@@ -1,17 +1,14 @@
-"""The one error for bad input, and how the command lines show it."""
+"""The one error for bad input."""
 
 import difflib
-import sys
-from collections.abc import Callable, Iterable
-
-from absl import app, flags, logging
+from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """A file, field or option that the user gave is wrong.
+    """A file, field or option given by the user is wrong.
 
-    The message is one sentence that names the file or field, says what was given and what was
-    wanted. Command lines print it without a traceback and exit with status 2.
+    The message names it, says what was expected and what was given, see `invalid`. Command lines
+    print it without a traceback and exit with status 2.
     """
 
 
@@ -39,40 +36,3 @@ def unknown(field: str, given: object, known: Iterable[str]) -> InputError:
     near = difflib.get_close_matches(str(given), known, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return invalid(field, f"one of {', '.join(known)}{hint}", repr(given))
-
-
-def run_main(main: Callable[[list[str]], object]) -> None:
-    """Runs a command line: parses absl flags, calls ``main(argv)`` and exits.
-
-    An `InputError` shows as ``error: ...`` on stderr with exit status 2, Ctrl-C exits with 130.
-    """
-
-    def guarded(argv: list[str]) -> int:
-        try:
-            if argv[1:]:
-                raise InputError(f"given the arguments {' '.join(argv[1:])}, wanted only flags")
-            main(argv)
-        except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            return 130
-        return 0
-
-    logging.set_verbosity(logging.WARNING)
-    app.run(guarded, flags_parser=_parse)
-
-
-def _parse(argv: list[str]) -> list[str]:
-    """Parses flags; a wrong one is one sentence, and not the traceback of a config's override."""
-    try:
-        return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        # ml_collections wraps what a config file raised, traceback and all, into a flags.Error.
-        text = str(error).rpartition("InputError: ")[2].strip().split("\n\n")[0]
-        if isinstance(error, AttributeError | KeyError):
-            text = text.strip("\"'").replace("\\'", "'").replace("\\n", "; ")
-            text = f"config has no field {text}"
-        print("error:", " ".join(text.split()), file=sys.stderr)
-        sys.exit(2)

@@ -1,11 +1,13 @@
-"""Optimizers by name: optax's, and Adam as Keras has it."""
+"""Optimizers and learning-rate schedules by name: optax's, and Keras' Adam."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from jaxattn.errors import InputError, suggestion
+from jaxattn.errors import invalid, unknown
 
 SCHEDULES = ("constant", "cosine", "step")
 OPTIMIZERS = ("keras_adam", "adamw", "sgd")
@@ -15,7 +17,7 @@ DECAYS = ("kernels", "all")
 def scale_by_keras_adam(
     b1: float = 0.9, b2: float = 0.999, eps: float = 1e-7
 ) -> optax.GradientTransformation:
-    """Adam with epsilon where Keras adds it: beside the *uncorrected* second moment.
+    """Adam as in Keras, which adds epsilon to the root of the *uncorrected* second moment.
 
     Keras' update is ``sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps)`` ("epsilon hat" of Kingma
     and Ba 2015, section 2), so against ``optax.scale_by_adam`` its epsilon is larger by
@@ -45,67 +47,62 @@ def schedule(config: ConfigDict, total_steps: int, steps_per_epoch: int = 1) -> 
     """The learning rate of each step.
 
     Args:
-        config: The fields learning_rate (its peak), schedule and warmup (the share of all steps in
-            which it rises from 0 in a line) of ``config.optimizer``.
-        total_steps: Steps of the whole run; ``cosine`` falls to 0 there.
-        steps_per_epoch: After ``step_start`` times as many, and again after every ``step_epochs``
-            times as many, ``step`` multiplies the rate by ``step_factor``.
+        config: ``config.optimizer``. ``learning_rate`` is the peak; ``warmup`` the share of all
+            steps in which the rate rises linearly from 0.
+        total_steps: Steps of the whole run; ``cosine`` ends at 0 there.
+        steps_per_epoch: ``step`` multiplies the rate by ``step_factor`` after ``step_start`` epochs
+            (0: ``step_epochs``) and every ``step_epochs`` epochs from then on.
 
     Raises:
         InputError: Unknown schedule, a warm-up outside [0, 1), or epochs that are not positive.
     """
     if config.schedule not in SCHEDULES:
-        raise InputError(
-            f"optimizer.schedule: {config.schedule!r} given{suggestion(config.schedule, SCHEDULES)}"
-        )
+        raise unknown("optimizer.schedule", config.schedule, SCHEDULES)
     if not 0 <= config.warmup < 1:
-        raise InputError(f"optimizer.warmup: {config.warmup} given, a share in [0, 1) wanted")
+        raise invalid("optimizer.warmup", "a share in [0, 1)", config.warmup)
     rate, warmup = config.learning_rate, round(config.warmup * total_steps)
-    after = {
-        "constant": optax.constant_schedule(rate),
-        "cosine": optax.cosine_decay_schedule(rate, max(1, total_steps - warmup)),
-        "step": _stairs(config, steps_per_epoch, warmup),
-    }[config.schedule]
+    if config.schedule == "cosine":
+        if warmup:
+            return optax.warmup_cosine_decay_schedule(
+                0.0, rate, warmup, max(total_steps, warmup + 1)
+            )
+        return optax.cosine_decay_schedule(rate, max(1, total_steps))
+    after = optax.constant_schedule(rate)
+    if config.schedule == "step":
+        after = _staircase(config, steps_per_epoch, warmup)
     if not warmup:
         return after
     return optax.join_schedules([optax.linear_schedule(0.0, rate, warmup), after], [warmup])
 
 
-def _stairs(config: ConfigDict, steps_per_epoch: int, before: int) -> optax.Schedule:
-    """Falls again and again; ``before`` steps of the run are past at its own step 0."""
+def _staircase(config: ConfigDict, steps_per_epoch: int, warmup: int) -> optax.Schedule:
+    """Constant until the first decay, then decaying in steps; its step 0 is the end of warm-up."""
     every, start = config.step_epochs, config.step_start or config.step_epochs
-    if every < 1 or start < 1:
-        raise InputError(
-            f"optimizer.step_epochs: {every} and step_start: {config.step_start} epochs given, at "
-            "least one wanted"
-        )
-    first, every = start * steps_per_epoch, every * steps_per_epoch
-
-    def rate(step: jax.Array | int) -> jax.Array:
-        falls = jnp.maximum((step + before - first) // every + 1, 0)
-        return config.learning_rate * config.step_factor**falls
-
-    return rate
+    for field, epochs in (("step_epochs", every), ("step_start", start)):
+        if epochs < 1:
+            raise invalid(f"optimizer.{field}", "at least 1 epoch", epochs)
+    rate, factor = config.learning_rate, config.step_factor
+    decay = optax.exponential_decay(rate * factor, every * steps_per_epoch, factor, staircase=True)
+    return optax.join_schedules(
+        [optax.constant_schedule(rate), decay], [start * steps_per_epoch - warmup]
+    )
 
 
-def build(
+def make(
     config: ConfigDict, total_steps: int, steps_per_epoch: int = 1
 ) -> optax.GradientTransformation:
     """The optimizer of ``config.optimizer``.
 
-    Weight decay is decoupled in ``adamw`` and joins the gradient in ``sgd``, as in PyTorch; it acts
-    on kernels alone, or with ``decay='all'`` on biases and batch norm too, as PyTorch's own.
+    Weight decay is decoupled in ``adamw`` and added to the gradient in ``sgd``, as in PyTorch. It
+    acts on kernels only, or with ``decay='all'`` on biases and batch norm too, PyTorch's default.
 
     Raises:
         InputError: Unknown optimizer, schedule or decay.
     """
     rate = schedule(config, total_steps, steps_per_epoch)
     if config.decay not in DECAYS:
-        raise InputError(
-            f"optimizer.decay: {config.decay!r} given{suggestion(config.decay, DECAYS)}"
-        )
-    every = config.decay == "all"
-    decayed = lambda params: jax.tree.map(lambda leaf: every or leaf.ndim > 1, params)  # noqa: E731
+        raise unknown("optimizer.decay", config.decay, DECAYS)
+    decayed = functools.partial(_decayed, config.decay == "all")
     if config.name == "keras_adam":
         return optax.chain(
             scale_by_keras_adam(config.b1, config.b2, config.eps),
@@ -120,4 +117,9 @@ def build(
             optax.add_decayed_weights(config.weight_decay, decayed),
             optax.sgd(rate, momentum=config.momentum, nesterov=True),
         )
-    raise InputError(f"optimizer.name: {config.name!r} given{suggestion(config.name, OPTIMIZERS)}")
+    raise unknown("optimizer.name", config.name, OPTIMIZERS)
+
+
+def _decayed(everything: bool, params: optax.Params) -> optax.Params:
+    """Which leaves weight decay acts on: kernels alone, or everything."""
+    return jax.tree.map(lambda leaf: everything or leaf.ndim > 1, params)

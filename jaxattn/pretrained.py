@@ -1,4 +1,4 @@
-"""Variables to start from: a folder that a conversion wrote, or a run's best checkpoint."""
+"""Weights to start training from: a converted folder, or a run's best checkpoint."""
 
 import json
 from pathlib import Path
@@ -6,13 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
 
-from jaxattn import run_dir
-from jaxattn.checkpoints import Checkpoints
-from jaxattn.errors import InputError
+from jaxattn import checkpoints, run_dir
+from jaxattn.errors import InputError, invalid
 from jaxattn.state import TrainState, Variables
 
 NOTES = "weights.json"
@@ -20,18 +18,18 @@ VARIABLES = "variables"
 
 
 def save(folder: Path, variables: Variables, notes: dict[str, Any]) -> None:
-    """Writes variables, an Orbax checkpoint, and notes on them.
+    """Writes variables as an Orbax checkpoint, and notes on them.
 
     Args:
-        folder: Made where it is not there.
+        folder: Created if it does not exist.
         variables: Params and batch_stats.
-        notes: JSON-able; ``model`` has the name of the model and its options, as a config.
+        notes: JSON-able; ``model`` holds the name and options of the model, as in a config.
 
     Raises:
-        InputError: There is something in the folder.
+        InputError: The folder is not empty.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: is there already, a new folder wanted")
+        raise invalid("--out", "a new folder", f"{folder}, which exists")
     folder.mkdir(parents=True, exist_ok=True)
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save((folder / VARIABLES).absolute(), variables)
@@ -42,38 +40,24 @@ def load(folder: Path) -> tuple[Variables, dict[str, Any]]:
     """Reads what `save` wrote, or the best checkpoint of a run as it is evaluated.
 
     Returns:
-        Params and batch_stats, NumPy arrays; and the notes, which for a run are the model and the
-        step.
+        Params and batch_stats as NumPy arrays; and the notes: for a run, its model and the step.
 
     Raises:
         InputError: The folder holds neither.
     """
     if (folder / NOTES).is_file():
         notes = json.loads((folder / NOTES).read_text())
-        return _restore(folder / VARIABLES), notes
+        return checkpoints.read_arrays(folder / VARIABLES), notes
     if not (folder / run_dir.CONFIG).is_file():
-        raise InputError(
-            f"{folder}: neither {NOTES} nor {run_dir.CONFIG} there; a folder that a "
-            "tools/convert_*.py wrote, or that of a run, wanted"
+        raise invalid(
+            str(folder),
+            f"a folder that a tools/convert_*.py wrote, with {NOTES}, or a run, with "
+            f"{run_dir.CONFIG}",
+            "neither",
         )
     model = run_dir.read_config(folder).model.to_dict()
-    with Checkpoints(folder / run_dir.CHECKPOINTS) as saved:
-        step = saved.choose("best")
-    state = _restore(folder / run_dir.CHECKPOINTS / str(step) / "state")
-    variables = state.get("average") or {kind: state[kind] for kind in ("params", "batch_stats")}
+    variables, step = checkpoints.read_variables(folder / run_dir.CHECKPOINTS)
     return variables, {"model": model, "step": step}
-
-
-def _restore(path: Path) -> Any:
-    """A checkpoint as NumPy arrays, whatever devices wrote it."""
-    try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            tree = checkpointer.metadata(path.absolute()).item_metadata.tree
-            args = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-            return checkpointer.restore(path.absolute(), restore_args=args)
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        reason = str(error).split("\n")[0]
-        raise InputError(f"{path}: damaged ({reason}), an Orbax checkpoint wanted") from error
 
 
 def start_from(
@@ -81,9 +65,9 @@ def start_from(
 ) -> tuple[TrainState, dict[str, Any]]:
     """Puts the weights of a folder into a state before its first step.
 
-    Weights of the same model are taken wholly, only the head (``logits``) stays new where the
-    number of classes is another. Of another model with the same backbone, such as the network of
-    keras.applications that it was trained as, the backbone is taken: all of it that this model has.
+    Weights of the same model must all fit, except that the head (``logits``) stays new if the
+    number of classes differs. From another model with the same backbone, such as a network of
+    keras.applications, the part of the backbone that this model has is taken.
 
     Args:
         state: The state.
@@ -91,12 +75,12 @@ def start_from(
         model: Name and options of the state's model, as in its config.
 
     Returns:
-        The state, and what was done: the notes of `load`, the number of arrays ``taken``, and the
-        paths of those that stay ``new`` or of the folder's that are ``unused``.
+        The state, and what was done: the notes of `load`, the number of arrays ``taken``, the
+        paths that stay ``new``, and the folder's paths that are ``unused``.
 
     Raises:
-        InputError: The folder holds no weights, or not those of this model; then one sentence
-            names every difference.
+        InputError: The folder holds no weights, or not this model's; the message names every
+            difference.
     """
     variables, notes = load(folder)
     wanted = traverse_util.flatten_dict(state.variables, sep="/")
@@ -108,14 +92,14 @@ def start_from(
     )
     may_differ = _of_head if notes["model"] == model or not share_backbone else _beside_backbone
     differences = [
-        f"{path} {_shape(given, path)}, wanted {_shape(wanted, path)}"
+        f"{path}: expected {_shape(wanted, path)}, got {_shape(given, path)}"
         for path in [*new, *unused]
         if not may_differ(path, wanted, given)
     ]
     if differences:
         raise InputError(
-            f"init_from: {folder} holds weights of {notes['model']['name']!r} that do not fit "
-            f"{model['name']!r}: {'; '.join(differences)}"
+            f"init_from: expected weights that fit {model['name']!r}, got those of "
+            f"{notes['model']['name']!r} in {folder}: {'; '.join(differences)}"
         )
     taken = {
         path: jax.device_put(given[path], wanted[path].sharding, may_alias=False)
@@ -125,8 +109,8 @@ def start_from(
     }
     start = {"params": {}, "batch_stats": {}, **traverse_util.unflatten_dict(taken, sep="/")}
     state = state.replace(**start)
-    if state.average is not None:
-        state = state.replace(average=jax.tree.map(jnp.copy, start))
+    if state.ema is not None:
+        state = state.replace(ema=jax.tree.map(jnp.copy, start))
     return state, {**notes, "taken": len(fits), "new": new, "unused": unused}
 
 
@@ -143,7 +127,7 @@ def _of_head(path: str, wanted: dict[str, Any], given: dict[str, Any]) -> bool:
 
 
 def _beside_backbone(path: str, wanted: dict[str, Any], given: dict[str, Any]) -> bool:
-    """Whether a leaf is of no layer of the backbone that the model has, the head left out."""
+    """Whether a leaf is not of a backbone layer that the model has (the head is none)."""
     del given
     _, module, *_ = parts = path.split("/")
     return path not in wanted or module != "backbone" or parts[-2] == "logits"

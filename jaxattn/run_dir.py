@@ -1,4 +1,4 @@
-"""The folder a run leaves: what it was run with, what it logged, what came out."""
+"""The folder of a run: its config, split, log and results."""
 
 import json
 import platform
@@ -8,23 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
-from tensorboardX import SummaryWriter
 
 from jaxattn import config as configs
 from jaxattn.data import splits
 from jaxattn.data.dataset import Dataset
-from jaxattn.errors import InputError
+from jaxattn.errors import invalid
 
 CONFIG = "config.json"
 SPLIT = "split.csv"
 LOG = "log.jsonl"
 CHECKPOINTS = "checkpoints"
 ORIGIN = "origin.json"  # where the initial weights come from
+CLASSES = "classes.json"  # names, and training images of each
 
 
 def open_folder(folder: Path, config: ConfigDict) -> None:
-    """Makes a run's folder, or checks that the run in it is this one.
+    """Creates a run's folder, or checks that the run in it is this one.
 
     Raises:
         InputError: The folder holds a run with another config, or something else.
@@ -34,60 +35,85 @@ def open_folder(folder: Path, config: ConfigDict) -> None:
     if path.exists():
         changed = configs.differences(read_config(folder).to_dict(), given)
         if changed:
-            raise InputError(
-                f"{folder} holds a run with another config ({'; '.join(changed)}); "
-                "the same config, or another --workdir wanted"
+            raise invalid(
+                str(folder),
+                "the config that the run was started with, or another --workdir",
+                f"another config ({'; '.join(changed)})",
             )
     elif folder.exists() and any(folder.iterdir()):
-        raise InputError(f"{folder} holds other files than a run; a new --workdir wanted")
+        raise invalid("--workdir", "a new folder or that of a run", f"{folder} with other files")
     if jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, given)
 
 
 def read_config(folder: Path) -> ConfigDict:
-    """The config of a run; fields that there were not in its time have their defaults.
+    """The config of a run, whichever version of the package wrote it.
 
     Raises:
         InputError: There is no run in the folder, or its config cannot be read.
     """
     path = folder / CONFIG
     if not path.is_file():
-        raise InputError(f"{folder}: no {CONFIG} there, the folder of a run wanted")
+        raise invalid(str(folder), f"the folder of a run, with {CONFIG}", "none")
     try:
-        return ConfigDict(configs.completed(json.loads(path.read_text())))
+        config = configs.read(path.read_text())
     except ValueError as error:
-        raise InputError(f"{path}: {error}; the JSON that training wrote wanted") from error
+        raise invalid(
+            str(path), "the JSON that training wrote", f"a damaged file ({error})"
+        ) from error
+    return configs.resolved(config)
 
 
-def record_split(folder: Path, split: Mapping[str, Any], dataset: Dataset, leak: str = "") -> None:
-    """Writes the run's split, or checks that a resumed run has the same one.
+def record_split(
+    folder: Path, split: Mapping[str, np.ndarray], dataset: Dataset, leak: str = ""
+) -> None:
+    """Writes the run's split and classes, or checks that a resumed run has the same split.
 
     Args:
         folder: The run's folder.
-        split: The split.
+        split: Rows of each part.
         dataset: What it splits.
-        leak: ``config.split.leak``, which the file names.
+        leak: ``config.split.leak``, recorded in the file.
 
     Raises:
-        InputError: The recorded split is another one.
+        InputError: The recorded split differs.
     """
     path = folder / SPLIT
-    if not path.exists():
-        if jax.process_index() == 0:
+    if path.exists():
+        recorded = splits.read(path, dataset, leak)
+        for name in splits.PARTS:
+            if list(recorded[name]) != list(split[name]):
+                raise invalid(
+                    f"{path}, {name} part",
+                    "the images that the run was started with, or another --workdir",
+                    f"other images from {dataset.name}",
+                )
+    if jax.process_index() == 0:
+        if not path.exists():
             splits.write(path, split, dataset, leak)
-        return
-    recorded = splits.read(path, dataset, leak)
-    for name in splits.PARTS:
-        if list(recorded[name]) != list(split[name]):
-            raise InputError(
-                f"{path}: its {name} part is not the one that {dataset.name} gives now; the data "
-                "set that the run was started with, or another --workdir wanted"
-            )
+        if not (folder / CLASSES).exists():
+            counts = np.bincount(dataset.labels[split["train"]], minlength=len(dataset.class_names))
+            classes = dict(zip(dataset.class_names, counts.tolist(), strict=True))
+            write_json(folder / CLASSES, {"dataset": dataset.name, "training_images": classes})
+
+
+def read_classes(folder: Path) -> dict[str, int]:
+    """Class names of a run, in the model's order, and the training images of each.
+
+    Raises:
+        InputError: The run does not record them: older versions did not, until evaluated again.
+    """
+    path = folder / CLASSES
+    if not path.is_file():
+        raise invalid(
+            str(path), "the class names (python -m jaxattn.evaluate writes them)", "no such file"
+        )
+    return json.loads(path.read_text())["training_images"]
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON so that a reader sees the old file or the new one, never half of one."""
+    """Writes JSON atomically: a reader sees the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(value, indent=2, default=float) + "\n")
@@ -95,22 +121,22 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes."""
+    """Versions of Python and of the packages that compute."""
     packages = ("jaxattn", "jax", "jaxlib", "flax", "optax", "numpy")
     return {"python": platform.python_version()} | {p: metadata.version(p) for p in packages}
 
 
 def device() -> str:
-    """The devices, in words."""
+    """Count, kind and platform of the devices."""
     first = jax.devices()[0]
     return f"{jax.device_count()} x {first.device_kind} ({first.platform})"
 
 
 class Log:
-    """A run's metrics: a line of JSON and TensorBoard scalars for each entry.
+    """A run's metrics: one line of JSON and TensorBoard scalars per entry.
 
-    Entries of steps that a resumed run will take again are dropped, so that every step stands in
-    the log once.
+    Opening it drops the entries of steps that a resumed run takes again, so that each step is
+    logged once.
     """
 
     def __init__(self, folder: Path, first_step: int):
@@ -118,6 +144,8 @@ class Log:
         self._writes = jax.process_index() == 0
         if not self._writes:
             return
+        from tensorboardX import SummaryWriter  # it imports slowly
+
         path = folder / LOG
         kept = [line for line in _lines(path) if json.loads(line)["step"] <= first_step]
         path.write_text("".join(kept))
@@ -125,7 +153,7 @@ class Log:
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
 
     def write(self, kind: str, step: int, **values: float) -> None:
-        """Adds an entry of a kind: train or validation."""
+        """Adds an entry; its kind is train or validation."""
         if not self._writes:
             return
         self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
@@ -133,14 +161,14 @@ class Log:
             self._board.add_scalar(f"{kind}/{name}", value, step)
 
     def close(self) -> None:
-        """Writes out what is pending."""
+        """Flushes and closes the files."""
         if self._writes:
             self._file.close()
             self._board.close()
 
 
 def _lines(path: Path) -> list[str]:
-    """The whole lines of a log; a last one that a kill cut off is dropped."""
+    """The complete lines of a log; a torn last line is dropped."""
     if not path.exists():
         return []
     return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]

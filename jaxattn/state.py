@@ -1,4 +1,4 @@
-"""The training state: one pytree that a step takes and gives back."""
+"""The training state: one pytree that a step takes and returns."""
 
 from typing import Any
 
@@ -13,21 +13,21 @@ Variables = dict[str, Any]
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """All that changes from step to step; everything else is a pure function of the step.
+    """Everything that changes from step to step; all else is a pure function of the step.
 
     Attributes:
         step: Steps taken, int32 scalar.
         params: Parameters, float32.
         batch_stats: Batch statistics, float32.
         opt_state: State of the optimizer.
-        average: Exponential moving average of params and batch_stats, or None.
+        ema: Exponential moving average of params and batch_stats, or None.
     """
 
     step: Any
     params: Any
     batch_stats: Any
     opt_state: optax.OptState
-    average: Any
+    ema: Any
 
     @property
     def variables(self) -> Variables:
@@ -36,33 +36,33 @@ class TrainState(flax.struct.PyTreeNode):
 
     @property
     def evaluated(self) -> Variables:
-        """What the model is evaluated with: the moving average where there is one."""
-        return self.variables if self.average is None else self.average
+        """What the model is evaluated with: the EMA if there is one."""
+        return self.variables if self.ema is None else self.ema
 
 
 def create(
     key: Key[Array, ""],
     model: nn.Module,
     optimizer: optax.GradientTransformation,
-    image_shape: tuple[int, ...],
-    averaged: bool,
+    input_shape: tuple[int, ...],
+    ema: bool = False,
 ) -> TrainState:
     """The state before the first step; to be jitted with its shardings.
 
     Args:
         key: Random key of the initial parameters.
         model: Called ``(images, *, train)``.
-        optimizer: Its state is made for the parameters.
-        image_shape: Height, width, channels; before them the number of crops, if there are several.
-        averaged: Whether a moving average is kept.
+        optimizer: Its state is initialised for the parameters.
+        input_shape: Of one input: ``(height, width, 3)``, or ``(crops, height, width, 3)``.
+        ema: Whether to keep an exponential moving average.
     """
-    variables = model.init(key, jnp.zeros((1, *image_shape), jnp.float32), train=False)
+    variables = model.init(key, jnp.zeros((1, *input_shape), jnp.float32), train=False)
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
-    average = {"params": params, "batch_stats": batch_stats} if averaged else None
+    average = {"params": params, "batch_stats": batch_stats} if ema else None
     return TrainState(
         step=jnp.zeros([], jnp.int32),
         params=params,
         batch_stats=batch_stats,
         opt_state=optimizer.init(params),
-        average=jax.tree.map(jnp.copy, average),
+        ema=jax.tree.map(jnp.copy, average),
     )

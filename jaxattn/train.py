@@ -9,64 +9,134 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jaxattn import evaluate, experiment, metrics, pretrained, report, run_dir
+from jaxattn import cli, evaluate, losses, optimizers, pretrained, run_dir, runtime, state, steps
+from jaxattn import config as configs
 from jaxattn.checkpoints import Checkpoints
-from jaxattn.errors import InputError, run_main
-from jaxattn.runtime import compilation, devices
+from jaxattn.data import load, preprocess
+from jaxattn.data.augment import Augmentation
+from jaxattn.data.crops import Crops
+from jaxattn.data.dataset import Dataset, height_width
+from jaxattn.data.loaders import Loader
+from jaxattn.data.samplers import Sampler
+from jaxattn.data.splits import Split
+from jaxattn.early_stopping import EarlyStopping
+from jaxattn.errors import InputError, invalid, unknown
+from jaxattn.models import registry as models
+from jaxattn.runtime import devices
 from jaxattn.state import TrainState
 
-LOWER_IS_BETTER = ("loss",)
 
-
-@dataclasses.dataclass(frozen=True)
-class Memory:
-    """What a run remembers of its validations; saved with each checkpoint.
+class Training(NamedTuple):
+    """What the training loop needs, made of a config by `setup`.
 
     Attributes:
-        best: Best value of ``config.best`` so far.
-        stopping: Best value of ``config.early_stopping.metric`` so far.
-        waited: Epochs since the latter improved.
+        config: The config, resolved.
+        dataset: Decodes images.
+        split: Rows of each part.
+        sampler: Batches of the training part, as rows.
+        loader: Batches of pixels on the devices.
+        model: The classifier.
+        init: Makes the state before the first step, on every device.
+        like: Shapes, dtypes and shardings of the state, to restore a checkpoint with.
+        step: The jitted training step, see `steps.make_train_step`.
+        mesh: The devices.
     """
 
-    best: float | None = None
-    stopping: float | None = None
-    waited: int = 0
+    config: ConfigDict
+    dataset: Dataset
+    split: Split
+    sampler: Sampler
+    loader: Loader
+    model: nn.Module
+    init: Callable[[], TrainState]
+    like: TrainState
+    step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+    mesh: Mesh
 
-    def after(self, values: dict[str, float], config: ConfigDict) -> "Memory":
-        """The memory after one more validation."""
-        best, stop = config.best, config.early_stopping
-        better = _better(best, values[best], self.best)
-        goes_on = _better(stop.metric, values[stop.metric], self.stopping, stop.min_delta)
-        return Memory(
-            best=values[best] if better else self.best,
-            stopping=values[stop.metric] if goes_on else self.stopping,
-            waited=0 if goes_on else self.waited + 1,
-        )
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in an epoch."""
+        return _steps_per_epoch(self.config, self.sampler)
 
-    def stops(self, config: ConfigDict) -> bool:
-        """Whether it is time to stop early."""
-        return 0 < config.early_stopping.patience <= self.waited
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run, unless it stops early."""
+        return self.config.epochs * self.steps_per_epoch
 
 
-def _better(metric: str, value: float, than: float | None, by: float = 0.0) -> bool:
-    if than is None or np.isnan(than):
-        return True
-    return value < than - by if metric in LOWER_IS_BETTER else value > than + by
+def setup(config: ConfigDict) -> Training:
+    """Builds what a config describes; computes nothing and reads no image.
+
+    Raises:
+        InputError: A field or the data set is wrong.
+    """
+    config = configs.resolved(config)
+    _check(config)
+    mesh = devices.mesh()
+    dataset, split = load.load_split(config)
+    sampler = Sampler.make(config, dataset, split)
+    loss = losses.make(
+        config.loss,
+        losses.Examples(
+            dataset.labels, dataset.table["dx_type"], split["train"], dataset.class_names
+        ),
+    )
+    loader = Loader(dataset, config.dataset.image_size, config.loader, mesh, masks=loss.mask)
+    model = models.create(
+        num_classes=len(dataset.class_names),
+        dtype=jnp.dtype(config.dtype),
+        **config.model.to_dict(),
+    )
+    crops = Crops(**config.crops)
+    steps_per_epoch = _steps_per_epoch(config, sampler)
+    optimizer = optimizers.make(config.optimizer, config.epochs * steps_per_epoch, steps_per_epoch)
+    shape = crops.input_shape(*height_width(config.dataset.image_size))
+
+    def create() -> TrainState:
+        key = jax.random.key(config.seed)
+        return state.create(key, model, optimizer, shape, ema=config.ema_decay > 0)
+
+    step = steps.make_train_step(
+        model,
+        optimizer,
+        preprocess.make_training_preprocess(
+            Augmentation(**config.augment), crops, config.normalisation
+        ),
+        loss,
+        mesh,
+        seed=config.seed,
+        ema_decay=config.ema_decay,
+    )
+    return Training(
+        config=config,
+        dataset=dataset,
+        split=split,
+        sampler=sampler,
+        loader=loader,
+        model=model,
+        init=jax.jit(create, out_shardings=devices.replicated(mesh)),
+        like=devices.like(jax.eval_shape(create), mesh),
+        step=step,
+        mesh=mesh,
+    )
 
 
 def train(
     config: ConfigDict, folder: Path, stop: Callable[[int], bool] = lambda step: False
 ) -> bool:
-    """Trains from scratch or from where the run in the folder stopped.
+    """Trains from scratch, or from where the run in the folder stopped.
 
     Args:
         config: What to train, see `jaxattn.config.base`.
@@ -74,71 +144,72 @@ def train(
         stop: Asked before each step with the number of steps taken; on True the state is saved.
 
     Returns:
-        Whether the run is at its end (and not stopped before).
+        Whether the run is complete, and not stopped before its end.
 
     Raises:
         InputError: The config, the data or the folder is wrong; nothing was changed.
     """
-    built = experiment.build(config)
+    run = setup(config)
     resumes = (folder / run_dir.CHECKPOINTS).is_dir()
-    start = None if resumes else _start(built)  # weights that do not fit leave no folder behind
-    run_dir.open_folder(folder, config)
-    run_dir.record_split(folder, built.split, built.dataset, built.leak)
+    start = None if resumes else _start(run)  # weights that do not fit leave no folder behind
+    run_dir.open_folder(folder, run.config)
+    run_dir.record_split(folder, run.split, run.dataset, run.config.split.leak)
     with Checkpoints(folder / run_dir.CHECKPOINTS) as saved:
-        memory, step = Memory(), saved.latest or 0
+        stopping, step = EarlyStopping(), saved.latest or 0
         if saved.latest is None:
-            state, origin = start or _start(built)
+            train_state, origin = start or _start(run)
             if origin and jax.process_index() == 0:
                 run_dir.write_json(folder / run_dir.ORIGIN, origin)
         else:
-            state, remembered = saved.restore(step, built.abstract_state())
-            memory = Memory(**remembered)
+            train_state, progress = saved.restore(step, run.like)
+            stopping = EarlyStopping(**progress)
         log = run_dir.Log(folder, step)
         try:
-            if step == built.total_steps or (
-                step % built.steps_per_epoch == 0 and memory.stops(config)
-            ):
+            ended = step % run.steps_per_epoch == 0 and stopping.should_stop(run.config)
+            if step == run.total_steps or ended:
                 return True
-            return _loop(built, state, memory, saved, log, stop)
+            return _loop(run, train_state, stopping, saved, log, stop)
         finally:
             log.close()
 
 
-def _start(built: experiment.Experiment) -> tuple[TrainState, dict[str, Any]]:
-    """The state before the first step, and where its weights come from, if from somewhere."""
-    config, state = built.config, built.initial_state()
+def _start(run: Training) -> tuple[TrainState, dict[str, Any]]:
+    """The state before the first step, and the origin of its weights, {} for random ones."""
+    config, train_state = run.config, run.init()
     if not config.init_from:
-        return state, {}
-    folder = Path(config.init_from)
-    state, origin = pretrained.start_from(state, folder, json.loads(config.model.to_json()))
+        return train_state, {}
+    folder = Path(config.init_from).expanduser()
+    train_state, origin = pretrained.start_from(
+        train_state, folder, json.loads(config.model.to_json())
+    )
     if jax.process_index() == 0:
         print(f"{folder}: {origin['taken']} arrays taken", flush=True)
         for kind in ("new", "unused"):
             if origin[kind]:
                 print(f"  {kind}: {', '.join(origin[kind])}", flush=True)
-    return state, origin
+    return train_state, origin
 
 
 def _loop(
-    built: experiment.Experiment,
-    state: TrainState,
-    memory: Memory,
+    run: Training,
+    train_state: TrainState,
+    stopping: EarlyStopping,
     saved: Checkpoints,
     log: run_dir.Log,
     stop: Callable[[int], bool],
 ) -> bool:
-    config, step, pending = built.config, int(state.step), []
-    train_step, predict_step = built.train_step(), built.predict_step()
-    with _progress(built, step) as bar:
+    config, step, pending = run.config, int(train_state.step), []
+    predict_step = evaluate.make_predict_step(config, run.model, run.mesh)
+    with _progress(run, step) as bar:
         since, images = None, 0
-        for batch in built.loader.training(built.plan, step, built.total_steps):
+        for batch in run.loader.training(run.sampler, step, run.total_steps):
             if stop(step):
-                saved.save(state, dataclasses.asdict(memory), best=False)
+                saved.save(train_state, dataclasses.asdict(stopping), best=False)
                 return False
-            state, values = train_step(state, built.loader.data, batch)
+            train_state, values = run.step(train_state, run.loader.data, batch)
             step += 1
             pending.append(values)
-            if since is None:  # the rate is that of steps alone: not of compiling and validating
+            if since is None:  # the rate counts steps only, not compiling and validating
                 jax.block_until_ready(values)
                 since = time.perf_counter()
             else:
@@ -146,56 +217,57 @@ def _loop(
             if step % config.log_every_steps == 0:
                 values = _mean(pending)
                 rate = images / (time.perf_counter() - since)
-                epoch = step / built.steps_per_epoch
+                epoch = step / run.steps_per_epoch
                 log.write("train", step, epoch=epoch, images_per_second=rate, **values)
                 status = f"{rate:.1f} images/s, loss {values['loss']:.3f}"
                 bar.update(bar.task_ids[0], completed=step, status=status)
                 pending, since, images = [], time.perf_counter(), 0
-            if step % built.steps_per_epoch == 0:
+            if step % run.steps_per_epoch == 0:
                 bar.update(bar.task_ids[0], completed=step)
-                before = memory
-                values = validate(built, predict_step, state)
+                before = stopping
+                values = evaluate.validate(
+                    config,
+                    run.dataset,
+                    run.split,
+                    run.loader,
+                    predict_step,
+                    train_state.evaluated,
+                )
                 if values:
-                    memory = memory.after(values, config)
-                    epoch = step // built.steps_per_epoch
+                    stopping = stopping.update(values, config)
+                    epoch = step // run.steps_per_epoch
                     log.write("validation", step, epoch=float(epoch), **values)
                     bar.console.print(_line(epoch, config.epochs, values), soft_wrap=True)
-                saved.save(state, dataclasses.asdict(memory), best=memory.best != before.best)
-                if memory.stops(config):
+                best = stopping.best != before.best
+                saved.save(train_state, dataclasses.asdict(stopping), best=best)
+                if stopping.should_stop(config):
                     break
                 since, images = None, 0
             elif config.checkpoint_every_steps and step % config.checkpoint_every_steps == 0:
-                saved.save(state, dataclasses.asdict(memory), best=False)
+                saved.save(train_state, dataclasses.asdict(stopping), best=False)
     return True
 
 
-def validate(
-    built: experiment.Experiment, predict_step: Any, state: TrainState
-) -> dict[str, float]:
-    """Loss, accuracy, balanced accuracy and macro AUC of the validation part; {} if it is empty.
+def _steps_per_epoch(config: ConfigDict, sampler: Sampler) -> int:
+    return config.steps_per_epoch or config.passes_per_epoch * sampler.steps_per_pass
 
-    Of ``config.positive``, where it is given, AUC and average precision too.
-    """
-    rows = built.split["validation"]
-    if not len(rows):
-        return {}
-    probabilities, _ = built.predict(predict_step, state.evaluated, rows)
-    labels = built.dataset.labels[rows]
-    values = metrics.classification(
-        labels, probabilities, built.dataset.class_names, built.decide(probabilities)
-    )
-    likelihood = np.clip(probabilities[np.arange(len(rows)), labels], 1e-12, None)
-    measured = {
-        "loss": float(-np.log(likelihood).mean()),
-        "accuracy": values["accuracy"],
-        "balanced_accuracy": values["balanced_accuracy"],
-        "macro_auc": values["macro"]["auc"],
-    }
-    if built.positive is not None:
-        found = metrics.detection(labels == built.positive, probabilities[:, built.positive])
-        measured |= {name: found[name] for name in experiment.POSITIVE_METRICS}
-    # None where the part is of one class.
-    return {name: float("nan") if value is None else value for name, value in measured.items()}
+
+def _check(config: ConfigDict) -> None:
+    """Raises InputError for wrong fields that no other part of the library checks."""
+    evaluate.check(config)
+    measured = evaluate.METRICS + (evaluate.TARGET_METRICS if config.target_class else ())
+    for field, value in (
+        ("best", config.best),
+        ("early_stopping.metric", config.early_stopping.metric),
+    ):
+        if value not in measured:
+            raise unknown(field, value, measured)
+    if config.loss.maps.weights and config.crops.strategy == "ordered":
+        raise invalid("loss.maps.weights", "nothing with crops.strategy='ordered'", "weights")
+    for field in ("epochs", "log_every_steps", "passes_per_epoch"):
+        if config[field] < 1:
+            raise invalid(field, "at least 1", config[field])
+    devices.check_batch_size("batch_size", config.batch_size)
 
 
 def _mean(pending: list[dict[str, jax.Array]]) -> dict[str, float]:
@@ -203,13 +275,13 @@ def _mean(pending: list[dict[str, jax.Array]]) -> dict[str, float]:
     means = {name: float(np.mean([v[name] for v in values])) for name in values[0]}
     if not np.isfinite(means["loss"]):
         raise InputError(
-            f"the loss became {means['loss']} in the last {len(pending)} steps, a finite one "
-            "wanted: a lower optimizer.learning_rate or dtype=float32 may help"
+            f"loss: expected a finite number, got {means['loss']} in the last {len(pending)} "
+            "steps; a lower optimizer.learning_rate or dtype=float32 may help"
         )
     return means
 
 
-def _progress(built: experiment.Experiment, step: int) -> Progress:
+def _progress(run: Training, step: int) -> Progress:
     bar = Progress(
         TextColumn("step {task.completed}/{task.total}"),
         BarColumn(),
@@ -217,7 +289,7 @@ def _progress(built: experiment.Experiment, step: int) -> Progress:
         TimeRemainingColumn(),
         console=Console(stderr=True),
     )
-    bar.add_task("", total=built.total_steps, completed=step, status="compiling")
+    bar.add_task("", total=run.total_steps, completed=step, status="compiling")
     return bar
 
 
@@ -227,7 +299,7 @@ def _line(epoch: int, epochs: int, values: dict[str, float]) -> str:
 
 
 def signals() -> Callable[[int], bool]:
-    """Makes SIGINT and SIGTERM end a run after the step under way; a second one ends it at once."""
+    """Makes SIGINT and SIGTERM stop a run after the current step; a second one ends it at once."""
     received: list[int] = []
 
     def handle(number: int, frame: Any) -> None:
@@ -242,38 +314,27 @@ def signals() -> Callable[[int], bool]:
     return lambda step: bool(received)
 
 
-def workdir(given: flags.FlagValues) -> Path:
-    """The folder that ``--workdir`` names, or one named after the config's file.
-
-    Raises:
-        InputError: There is no such config file.
-    """
-    file = Path(config_flags.get_config_filename(given["config"]).split(":")[0])
-    if not file.is_file():
-        raise InputError(f"--config: {str(file)!r} given, a file of configs/ wanted")
-    return Path(given.workdir or f"runs/{file.stem}")
+def define_flags() -> None:
+    """Defines the flags of the command line."""
+    cli.define_config_flags("The run's folder; by default runs/CONFIG.")
+    flags.DEFINE_bool("distributed", False, "Whether other hosts take part in the run.")
 
 
 def main(argv: list[str]) -> None:
-    """The command line."""
+    """Trains, evaluates the best checkpoint on the test part and writes the report."""
     del argv
     given = flags.FLAGS
     if given.distributed:
         jax.distributed.initialize()
-    folder = workdir(given)
-    devices.split_cpu(given.config.cpu_devices)
-    compilation.use_cache()
+    folder = cli.workdir()
+    runtime.setup(given.config.cpu_devices)
     if not train(given.config, folder, signals()):
         print(f"stopped; the same command resumes {folder}")
         return
     evaluate.evaluate(folder)
-    if jax.process_index() == 0:
-        print(f"report: {report.write(folder)}")
+    evaluate.write_report(folder)
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", None, "What to train, a file of configs/.")
-    flags.DEFINE_string("workdir", None, "The run's folder; by default runs/CONFIG.")
-    flags.DEFINE_bool("distributed", False, "Whether other hosts take part in the run.")
-    flags.mark_flag_as_required("config")
-    run_main(main)
+    define_flags()
+    cli.run_main(main)

@@ -107,9 +107,9 @@ def tiny_config(monkeypatch):
     config.batch_size = 16
     config.steps_per_epoch = 6
     config.epochs = 4
-    config.average_decay = 0.9
+    config.ema_decay = 0.9
     config.evaluation.batch_size = 16
     config.log_every_steps = 4
     config.checkpoint_every_steps = 4
-    config.loader.name = "resident"
+    config.loader.name = "in_memory"
     return config

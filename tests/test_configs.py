@@ -64,12 +64,12 @@ def build(config):
     config.dataset.name = "synthetic"
     config.dataset.num_images = 420
     config.split.strategy = "lesion"
-    return experiment.build(config)
+    return train.setup(config)
 
 
 def parameters(built):
     """Trainable and other numbers of the model, as Keras counts them."""
-    state = built.abstract_state()
+    state = built.like
     return [
         sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
         for tree in (state.params, state.batch_stats)
@@ -125,7 +125,7 @@ def test_ham_irv2_is_the_published_model(given, counts):
     assert augment.horizontal_flip
     assert augment.vertical_flip
     assert (augment.brightness, augment.contrast, augment.saturation) == (0, 0, 0)
-    assert (config.plan.strategy, config.plan.per_class) == ("equal", 8000)
+    assert (config.sampler.name, config.plan.per_class) == ("equal", 8000)
     built = build(config)
     assert tuple(parameters(built)) == counts
     assert built.loss.weights.tolist() == [1, 1, 1, 1, 5, 1, 1]  # mel
@@ -242,7 +242,7 @@ def test_gessert2019_sees_what_each_row_says(given, strategy, attention, batch_s
 def test_gessert2019_balances_as_each_row_says(given, plan, exponent, reduction, guided):
     config, _ = get_config("gessert2019", given)
     loss = config.loss
-    assert (config.plan.strategy, loss.class_weight_exponent) == (plan, exponent)
+    assert (config.sampler.name, loss.class_weight_exponent) == (plan, exponent)
     assert (loss.reduction, loss.diagnosis_guided) == (reduction, guided)
 
 

@@ -11,7 +11,7 @@ def test_jaccard_of_maps_that_are_the_masks(tiny_config, crop):
     """The masks themselves agree fully, two heads or one; their inverse, not at all."""
     if crop:
         tiny_config.crops.update(strategy="random", size=crop)
-    built = experiment.build(tiny_config)
+    built = train.setup(tiny_config)
     built.dataset.table["has_mask"][3] = False
     rows = np.arange(2, 9)
     masks = np.stack([built.dataset.records[row]["mask"] for row in rows]).astype(np.float32)
@@ -23,7 +23,7 @@ def test_jaccard_of_maps_that_are_the_masks(tiny_config, crop):
 
 
 def test_nothing_is_measured_without_maps_or_masks(tiny_config):
-    built = experiment.build(tiny_config)
+    built = train.setup(tiny_config)
     rows = np.arange(4)
     assert evaluate.map_jaccard(built, rows, {}) == {}
     built.dataset.table["has_mask"][:] = False
@@ -32,7 +32,7 @@ def test_nothing_is_measured_without_maps_or_masks(tiny_config):
 
 def test_jaccard_of_a_coarse_map_by_hand(tiny_config):
     """A 2 × 2 map, 1 in one corner: bilinear weights w(y) w(x), half and above is inside."""
-    built = experiment.build(tiny_config)
+    built = train.setup(tiny_config)
     mask = built.dataset.records[0]["mask"]
     weight = np.clip((np.arange(32) + 0.5) / 16 - 0.5, 0, 1)
     inside = np.outer(weight, weight) >= 0.5

@@ -31,7 +31,7 @@ def crops_config(tiny_config, monkeypatch):
     config.augment.update(rotation=0.0, shift=0.0, zoom=0.0, saturation=0.5)
     config.normalisation = "unit"
     config.crops.update(size=CROP, count=COUNT)
-    config.average_decay = 0.0
+    config.ema_decay = 0.0
     config.batch_size = config.evaluation.batch_size = 4
     config.optimizer.update(warmup=0.0, schedule="constant")
     return config
@@ -43,17 +43,17 @@ def by_hand(images):
     return np.stack([images[:, y : y + CROP, x : x + CROP] for y, x in places], 1) / 255
 
 
-@pytest.mark.parametrize(("strategy", "loader"), [("ordered", "resident"), ("multi", "grain")])
+@pytest.mark.parametrize(("strategy", "loader"), [("ordered", "in_memory"), ("multi", "grain")])
 def test_crops_through_training_and_prediction(crops_config, strategy, loader):
     crops_config.crops.strategy = strategy
     crops_config.loader.name = loader
     if strategy == "ordered":
         crops_config.model.attention = ("initial", "end")
-    built = experiment.build(crops_config)
-    state = built.initial_state()
+    built = train.setup(crops_config)
+    state = built.init()
     kernel = np.array(state.params["logits"]["kernel"])
-    batch = next(built.loader.training(built.plan, 0, 1))
-    state, metrics = built.train_step()(state, built.loader.data, batch)
+    batch = next(built.loader.training(built.sampler, 0, 1))
+    state, metrics = built.step(state, built.loader.data, batch)
     assert np.isfinite(metrics["loss"])
     assert np.any(kernel != state.params["logits"]["kernel"])
 

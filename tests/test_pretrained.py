@@ -61,9 +61,9 @@ def test_a_folder_of_something_else(tmp_path):
 def run(tiny_config, tmp_path, request):
     """A run of one epoch, and its best variables."""
     tiny_config.epochs = 1
-    tiny_config.average_decay = request.param
+    tiny_config.ema_decay = request.param
     train.train(tiny_config, tmp_path / "run")
-    built = experiment.build(tiny_config)
+    built = train.setup(tiny_config)
     best, _ = experiment.restore(built, tmp_path / "run" / run_dir.CHECKPOINTS, "best")
     return tmp_path / "run", best
 
@@ -84,9 +84,9 @@ def test_a_run_goes_on_from_another_ones_best(tiny_config, run, tmp_path, capsys
     tiny_config.seed = 5
     assert not train.train(tiny_config, tmp_path / "next", lambda step: True)
     with Checkpoints(tmp_path / "next" / run_dir.CHECKPOINTS) as saved:
-        state, _ = saved.restore(0, experiment.build(tiny_config).abstract_state())
+        state, _ = saved.restore(0, train.setup(tiny_config).like)
     assert same(state.variables, best)
-    assert same(state.average, best)
+    assert same(state.ema, best)
     assert f"{folder}: {len(flat(best))} arrays taken" in capsys.readouterr().out
     origin = json.loads((tmp_path / "next" / run_dir.ORIGIN).read_text())
     assert origin["model"] == {"name": "tiny", "width": 8}
@@ -134,7 +134,7 @@ def test_the_head_is_new_for_other_classes(state, tmp_path):
     got, before, given = (flat(s.variables) for s in (started, target, source))
     for path, leaf in got.items():
         np.testing.assert_array_equal(leaf, (before if "logits" in path else given)[path])
-    assert same(started.average, started.variables)
+    assert same(started.ema, started.variables)
 
 
 def test_a_pretrained_backbone(state, tmp_path):

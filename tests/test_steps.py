@@ -68,7 +68,7 @@ def test_one_step_by_hand():
 
 
 def test_moving_average_by_hand():
-    state, step = linear_step(optax.sgd(0.5), np.ones(3, np.float32), average_decay=0.3)
+    state, step = linear_step(optax.sgd(0.5), np.ones(3, np.float32), ema_decay=0.3)
     average = np.array(state.params["Dense_0"]["bias"])
     for taken, decay in enumerate((0.1, 2 / 11, 0.25, 0.3)):
         state, _ = step(state, {}, hand_batch())
@@ -79,11 +79,11 @@ def test_moving_average_by_hand():
 
 def test_resident_and_streamed_images_give_the_same_step(tiny_config):
     results = []
-    for name in ("resident", "grain"):
+    for name in ("in_memory", "grain"):
         tiny_config.loader.name = name
-        built = experiment.build(tiny_config)
-        state, step = built.initial_state(), built.train_step()
-        for batch in built.loader.training(built.plan, 0, 2):
+        built = train.setup(tiny_config)
+        state, step = built.init(), built.step
+        for batch in built.loader.training(built.sampler, 0, 2):
             state, _ = step(state, built.loader.data, batch)
         results.append(state)
     same = jax.tree.map(lambda a, b: bool((a == b).all()), *results)
@@ -91,9 +91,9 @@ def test_resident_and_streamed_images_give_the_same_step(tiny_config):
 
 
 def test_state_is_donated(tiny_config):
-    built = experiment.build(tiny_config)
-    state, step = built.initial_state(), built.train_step()
-    batch = next(built.loader.training(built.plan, 0, 1))
+    built = train.setup(tiny_config)
+    state, step = built.init(), built.step
+    batch = next(built.loader.training(built.sampler, 0, 1))
     step(state, built.loader.data, batch)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
 
@@ -101,12 +101,12 @@ def test_state_is_donated(tiny_config):
 def test_every_step_draws_anew_and_repeats(tiny_config):
     """The loss of the same batch differs from step to step and not from run to run."""
     tiny_config.optimizer.learning_rate = 0.0
-    built = experiment.build(tiny_config)
-    step = built.train_step()
+    built = train.setup(tiny_config)
+    step = built.step
     losses = []
     for _ in range(2):
-        state = built.initial_state()
-        batch = next(built.loader.training(built.plan, 0, 1))
+        state = built.init()
+        batch = next(built.loader.training(built.sampler, 0, 1))
         for _ in range(3):
             state, metrics = step(state, built.loader.data, batch)
             losses.append(float(metrics["loss"]))
@@ -116,18 +116,18 @@ def test_every_step_draws_anew_and_repeats(tiny_config):
 
 def test_bfloat16_keeps_parameters_and_statistics_in_float32(tiny_config):
     tiny_config.dtype = "bfloat16"
-    built = experiment.build(tiny_config)
-    state, step = built.initial_state(), built.train_step()
-    batch = next(built.loader.training(built.plan, 0, 1))
+    built = train.setup(tiny_config)
+    state, step = built.init(), built.step
+    batch = next(built.loader.training(built.sampler, 0, 1))
     state, metrics = step(state, built.loader.data, batch)
-    leaves = jax.tree.leaves((state.params, state.batch_stats, state.average))
+    leaves = jax.tree.leaves((state.params, state.batch_stats, state.ema))
     assert {leaf.dtype for leaf in leaves} == {jnp.dtype(jnp.float32)}
     assert np.isfinite(metrics["loss"])
 
 
 def test_eight_views_are_the_mean_over_flips_and_quarter_turns(tiny_config):
-    built = experiment.build(tiny_config)
-    variables = built.initial_state().variables
+    built = train.setup(tiny_config)
+    variables = built.init().variables
     rows = np.arange(16)
     mean, maps = built.predict(built.predict_step(8), variables, rows)
     images = np.asarray(built.loader.data["image"])[rows] / 127.5 - 1
@@ -157,10 +157,10 @@ config.dataset.update(image_size=32, num_images=210)
 config.batch_size = config.evaluation.batch_size = 16
 config.loader.name = sys.argv[3]
 config.optimizer.update(name="sgd", schedule="constant", warmup=0.0)
-built = experiment.build(config)
+built = train.setup(config)
 assert jax.device_count() == devices
-state, step = built.initial_state(), built.train_step()
-for batch in built.loader.training(built.plan, 0, 3):
+state, step = built.init(), built.step
+for batch in built.loader.training(built.sampler, 0, 3):
     assert len(batch["row"].sharding.device_set) == devices
     state, metrics = step(state, built.loader.data, batch)
 probabilities, _ = built.predict(built.predict_step(), state.variables, np.arange(21))
@@ -171,7 +171,7 @@ np.savez(sys.argv[4], **leaves)
 """
 
 
-@pytest.mark.parametrize("loader", ["resident", "grain"])
+@pytest.mark.parametrize("loader", ["in_memory", "grain"])
 def test_eight_devices_give_the_same_step_as_one(tmp_path, loader):
     """Global batch statistics, one plan and one set of random numbers, however many devices."""
     results = []
@@ -232,17 +232,17 @@ def test_masks_move_with_their_images(crops, target):
 
 def test_masks_are_loaded_where_the_loss_wants_them(tiny_config):
     """From the device and streamed: the same step; without masks, no mask travels."""
-    assert "mask" not in experiment.build(tiny_config).loader.data
+    assert "mask" not in train.setup(tiny_config).loader.data
     tiny_config.loss.maps.weights.attention = 0.1
     results = []
-    for name in ("resident", "grain"):
+    for name in ("in_memory", "grain"):
         tiny_config.loader.name = name
-        built = experiment.build(tiny_config)
-        batch = next(built.loader.training(built.plan, 0, 1))
+        built = train.setup(tiny_config)
+        batch = next(built.loader.training(built.sampler, 0, 1))
         assert ("mask" in built.loader.data, "mask" in batch) == (
-            (True, False) if name == "resident" else (False, True)
+            (True, False) if name == "in_memory" else (False, True)
         )
-        state, values = built.train_step()(built.initial_state(), built.loader.data, batch)
+        state, values = built.step(built.init(), built.loader.data, batch)
         results.append(jax.tree.map(np.asarray, (state.params, values)))
     assert 0 < results[0][1]["map_loss"] < 0.1
     jax.tree.map(np.testing.assert_array_equal, *results)

@@ -38,7 +38,7 @@ print(int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split
 """
 
 
-@pytest.mark.parametrize(("loader", "counts"), [("grain", (500, 5000)), ("resident", (500, 2500))])
+@pytest.mark.parametrize(("loader", "counts"), [("grain", (500, 5000)), ("in_memory", (500, 2500))])
 def test_streaming_memory_does_not_grow_with_the_data_set(tmp_path, loader, counts):
     """4,500 more images of 256x256 are 844 MiB: streamed, none of it is held.
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 def final(config, folder):
     """The latest checkpoint of a run."""
     with Checkpoints(folder / run_dir.CHECKPOINTS) as saved:
-        state, memory = saved.restore(saved.latest, experiment.build(config).abstract_state())
+        state, memory = saved.restore(saved.latest, train.setup(config).like)
     return state, memory
 
 
@@ -47,7 +47,7 @@ def whole(tiny_config, tmp_path):
 
 # 0: before the first step; 1, 9: within an epoch; 6: at its end; 8: on a checkpoint within one.
 @pytest.mark.parametrize("stops", [(0,), (1, 9), (6,), (8, 23)])
-@pytest.mark.parametrize("loader", ["resident", "grain"])
+@pytest.mark.parametrize("loader", ["in_memory", "grain"])
 def test_resuming_is_bit_for_bit(tiny_config, whole, tmp_path, stops, loader):
     tiny_config.loader.name = loader  # a resumed run may use the other one
     for stop in stops:
@@ -95,7 +95,7 @@ def test_what_a_run_leaves(tiny_config, whole):
 
 def test_evaluation_of_the_best_checkpoint(tiny_config, whole):
     result = evaluate.evaluate(whole)
-    built = experiment.build(tiny_config)
+    built = train.setup(tiny_config)
     variables, step = experiment.restore(built, whole / run_dir.CHECKPOINTS, "best")
     rows = built.split["test"]
     pixels = np.stack([built.dataset.records[row]["image"] for row in rows]) / np.float32(127.5) - 1
@@ -119,7 +119,7 @@ def test_early_stopping_by_hand(tiny_config):
     """Keras' EarlyStopping(min_delta=.001, patience=2) and ModelCheckpoint(save_best_only)."""
     tiny_config.best = "accuracy"
     tiny_config.early_stopping.update(metric="loss", patience=2, min_delta=0.001)
-    memory, stopped, bests = train.Memory(), [], []
+    memory, stopped, bests = EarlyStopping(), [], []
     for loss, accuracy in [
         (1.0, 0.5),
         (0.9, 0.4),
@@ -130,15 +130,15 @@ def test_early_stopping_by_hand(tiny_config):
         (0.9, 0.7),
     ]:
         before = memory
-        memory = memory.after({"loss": loss, "accuracy": accuracy}, tiny_config)
-        stopped.append(memory.stops(tiny_config))
+        memory = memory.update({"loss": loss, "accuracy": accuracy}, tiny_config)
+        stopped.append(memory.should_stop(tiny_config))
         bests.append(memory.best != before.best)
     assert stopped == [False, False, False, False, False, False, False]
     assert bests == [True, False, True, False, False, False, True]
     for loss in (0.8, 0.7999):
-        memory = memory.after({"loss": loss, "accuracy": 0.0}, tiny_config)
-    assert memory.stops(tiny_config)
-    assert memory == train.Memory(best=0.7, stopping=0.8, waited=3)
+        memory = memory.update({"loss": loss, "accuracy": 0.0}, tiny_config)
+    assert memory.should_stop(tiny_config)
+    assert memory == EarlyStopping(best=0.7, stopping=0.8, waited=3)
 
 
 def test_a_run_stops_early_and_stays_stopped(tiny_config, tmp_path):
@@ -190,12 +190,12 @@ WRONG = [
     ({"dtype": "float16"}, "dtype: 'float16' given; did you mean 'bfloat16'"),
     ({"epochs": 0}, "epochs: 0 given"),
     ({"batch_size": 0}, "batch_size: 0 given"),
-    ({"evaluation.views": 4}, "evaluation.views: 4 given, 1 or 8 wanted"),
+    ({"evaluation.tta": 4}, "evaluation.tta: 4 given, 1 or 8 wanted"),
     ({"model.name": "tinny"}, "did you mean 'tiny'"),
     ({"dataset.name": "ham"}, "dataset.name: 'ham' given"),
     ({"dataset.name": "prepared"}, "dataset.data_dir: nothing given"),
     ({"dataset.name": "prepared", "dataset.data_dir": "nowhere"}, "nowhere"),
-    ({"plan.strategy": "over"}, "plan.strategy: 'over' given"),
+    ({"sampler.name": "over"}, "sampler.name: 'over' given"),
     ({"loader.name": "memory"}, "loader.name: 'memory' given"),
     ({"normalisation": "zscore"}, "normalisation: 'zscore' given"),
     ({"augment.zoom": 1.5}, "augment.zoom: 1.5 given"),

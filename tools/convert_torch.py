@@ -17,7 +17,7 @@ from absl import flags
 
 from jaxattn import pretrained, run_dir
 from jaxattn.convert import torch
-from jaxattn.errors import run_main
+from jaxattn.cli import run_main
 
 _MODEL = flags.DEFINE_string("model", None, "Name of the model.", required=True)
 _WEIGHTS = flags.DEFINE_string("weights", None, "What to convert.", required=True)

@@ -14,7 +14,7 @@ from absl import flags
 
 from jaxattn.data.sources import isic
 from jaxattn.data.tfds import prepare
-from jaxattn.errors import run_main
+from jaxattn.cli import run_main
 
 
 def main(argv: list[str]) -> None:

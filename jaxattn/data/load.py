@@ -1,8 +1,9 @@
 """Data sets by name."""
 
+from absl import logging
 from ml_collections import ConfigDict
 
-from jaxattn.data import classes
+from jaxattn.data import classes, leaks, splits
 from jaxattn.data.dataset import Dataset
 from jaxattn.data.synthetic import dataset as synthetic
 from jaxattn.data.tfds import reader
@@ -32,3 +33,19 @@ def _load(config: ConfigDict) -> Dataset:
             )
         return reader.load(config.data_dir, config.image_size, config.centre_crop)
     raise InputError(f"dataset.name: {config.name!r} given{suggestion(config.name, NAMES)}")
+
+
+def load_split(config: ConfigDict) -> tuple[Dataset, splits.Split]:
+    """The data set of a config and the rows of each part of its split.
+
+    Warns of a split that leaks, with the share of test images that training knows.
+
+    Raises:
+        InputError: A field of ``config.dataset`` or ``config.split`` is wrong.
+    """
+    leak = config.split.leak
+    dataset = leaks.copies(load(config.dataset), leak)
+    split = splits.make(dataset, **config.split)
+    if leak:
+        logging.warning("%s", leaks.warning(leak, leaks.measure(dataset, split)))
+    return dataset, split

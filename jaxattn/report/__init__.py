@@ -26,7 +26,8 @@ from PIL import Image
 from jaxattn import overlays
 from jaxattn.config import flatten
 from jaxattn.data import leaks
-from jaxattn.errors import InputError, run_main
+from jaxattn.errors import InputError
+from jaxattn.cli import run_main
 from jaxattn.metrics import MEASURES, number, paired_rows
 from jaxattn.reference_results import DATTA2021
 

@@ -41,6 +41,14 @@ def batched(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
+def like(tree: Any, mesh: Mesh) -> Any:
+    """Shapes, dtypes and the replicated sharding of a tree, to restore a checkpoint with."""
+    sharding = replicated(mesh)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+    )
+
+
 def check_batch_size(field: str, batch_size: int) -> None:
     """Raises InputError where a batch cannot be spread evenly over the devices."""
     if batch_size < 1 or batch_size % jax.device_count():

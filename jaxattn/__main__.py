@@ -1,0 +1,5 @@
+"""``python -m jaxattn COMMAND``."""
+
+from jaxattn.cli import main
+
+main()

@@ -1,0 +1,139 @@
+"""The command line: ``jaxattn COMMAND`` and ``python -m jaxattn.COMMAND``, flags and errors."""
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import app, flags, logging
+
+from jaxattn.errors import InputError, invalid, unknown
+
+#: Modules with ``define_flags()`` and ``main(argv)``, by command.
+COMMANDS = {
+    "train": "jaxattn.train",
+    "evaluate": "jaxattn.evaluate",
+    "cross-validate": "jaxattn.cross_validate",
+    "report": "jaxattn.report.__main__",
+}
+
+
+def main() -> None:
+    """Runs ``jaxattn COMMAND [FLAGS]``."""
+    command = sys.argv[1] if len(sys.argv) > 1 else ""
+    if command not in COMMANDS:
+        if command in ("", "-h", "--help"):
+            print(f"usage: jaxattn COMMAND [FLAGS]; commands: {', '.join(COMMANDS)}")
+            sys.exit(0 if command else 2)
+        print(f"error: {unknown('jaxattn', command, COMMANDS)}", file=sys.stderr)
+        sys.exit(2)
+    module = importlib.import_module(COMMANDS[command])
+    sys.argv = [f"jaxattn {command}", *sys.argv[2:]]
+    module.define_flags()
+    run_main(module.main)
+
+
+def define_config_flags(workdir_help: str) -> None:
+    """Defines ``--config``, its fields, ``--workdir`` and ``--plugin``."""
+    from ml_collections import config_flags
+
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "What to train: a file, or the name of a config that comes with the package.",
+        lock_config=False,
+        accept_new_attributes=True,  # options of models; jaxattn.config.check_fields knows the rest
+    )
+    flags.DEFINE_string("workdir", None, workdir_help)
+    flags.mark_flag_as_required("config")
+    define_plugin_flag()
+
+
+def define_run_flag() -> None:
+    """Defines ``--run``, also called ``--workdir``, and ``--plugin``."""
+    flags.DEFINE_string("run", None, "Folder of the run.", required=True)
+    flags.DEFINE_alias("workdir", "run")
+    define_plugin_flag()
+
+
+def define_plugin_flag() -> None:
+    """Defines ``--plugin``."""
+    flags.DEFINE_multi_string(
+        "plugin", [], "Python module to import first, which registers models, losses and so on."
+    )
+
+
+def workdir() -> Path:
+    """The folder of ``--workdir``; by default ``runs/`` and the name of the config."""
+    from ml_collections import config_flags
+
+    file = config_flags.get_config_filename(flags.FLAGS["config"])
+    return Path(flags.FLAGS.workdir or f"runs/{Path(_split(file)[0]).stem}").expanduser()
+
+
+def run_main(main: Callable[[list[str]], object]) -> None:
+    """Runs a command line: parses absl flags, calls ``main(argv)`` and exits.
+
+    An `InputError` prints as ``error: ...`` on stderr with exit status 2; Ctrl-C exits with 130.
+    """
+
+    def guarded(argv: list[str]) -> int:
+        try:
+            if argv[1:]:
+                raise invalid("command line", "only flags", repr(" ".join(argv[1:])))
+            main(argv)
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+        return 0
+
+    logging.set_verbosity(logging.WARNING)
+    app.run(guarded, flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Parses flags; a wrong one is one sentence, not the traceback of a config's override."""
+    try:
+        if "config" in flags.FLAGS:
+            # ml_collections reads overrides from sys.argv.
+            argv = sys.argv = [_found(argument) for argument in argv]
+        _import_plugins(argv)
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        # ml_collections wraps what a config file raised, traceback and all, into a flags.Error.
+        text = str(error).rpartition("InputError: ")[2].strip().split("\n\n")[0]
+        if isinstance(error, AttributeError | KeyError):
+            text = text.strip("\"'").replace("\\'", "'").replace("\\n", "; ")
+            text = f"config has no field {text}"
+        print("error:", " ".join(text.split()), file=sys.stderr)
+        sys.exit(2)
+
+
+def _import_plugins(argv: list[str]) -> None:
+    """Imports ``--plugin=MODULE``, before a config is read that names what it registers."""
+    for argument in argv:
+        if argument.startswith("--plugin="):
+            name = argument.removeprefix("--plugin=")
+            try:
+                importlib.import_module(name)
+            except ImportError as error:
+                raise invalid("--plugin", "a module that can be imported", error) from error
+
+
+def _found(argument: str) -> str:
+    """``--config=NAME:ARGUMENTS`` with the file of the config for its name."""
+    if not argument.startswith("--config="):
+        return argument
+    from jaxattn.config import find_file
+
+    name, arguments = _split(argument.removeprefix("--config="))
+    return f"--config={find_file(name)}{arguments}"
+
+
+def _split(config: str) -> tuple[str, str]:
+    """The file or name of a config, and its arguments with their colon."""
+    name, colon, arguments = config.partition(":")
+    return name, colon + arguments
