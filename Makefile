@@ -1,33 +1,41 @@
-# `make quickstart`, `make test` and `make bench-smoke` each do everything on a fresh machine.
+# `make quickstart`, `make test` and `make test-all` each do everything on a fresh machine.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=worksteal --durations=30
 
-.PHONY: quickstart test lint bench-smoke
+.PHONY: quickstart test test-all lint lock
 
+# Trains on the embedded data, evaluates and reports.
 quickstart: $(VENV)/installed
-	$(BIN)/python -m jaxattn.train --config=configs/quickstart.py
+	$(BIN)/python -m jaxattn.train --config=quickstart
 
+# Lint, types and the unit tests: minutes.
 test: lint
-	$(BIN)/python -m pytest
+	$(PYTEST) tests/unit
 
-# Every benchmark at toy size; part of `make test` too.
-bench-smoke: $(VENV)/installed-test
-	$(BIN)/python -m pytest tests/benchmarks/test_smoke.py
+# All tests: integration, parity with Keras and PyTorch, memory, benchmarks at toy size.
+test-all: lint
+	$(PYTEST) tests
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Compiles constraints.txt, the versions that are installed, from pyproject.toml.
+lock: $(VENV)/installed-test
+	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --strip-extras --no-annotate \
+		--no-emit-index-url --no-emit-find-links --extra=test --output-file=constraints.txt
+
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 
-$(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/installed: pyproject.toml setup.py constraints.txt | $(BIN)/python
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
 	touch $@
 
-$(VENV)/installed-test: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/installed-test: pyproject.toml setup.py constraints.txt | $(BIN)/python
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $(VENV)/installed $@
