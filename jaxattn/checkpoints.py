@@ -131,16 +131,18 @@ def read_arrays(path: Path, keys: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         InputError: It is damaged.
     """
+    handler = ocp.PyTreeCheckpointHandler()
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            tree = checkpointer.metadata(path.absolute()).item_metadata.tree
-            item = {key: tree[key] for key in keys or tree if tree.get(key) is not None}
-            args = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), item)
-            restore = ocp.args.PyTreeRestore(item=item, restore_args=args, partial_restore=True)
-            return checkpointer.restore(path.absolute(), args=restore)
+        tree = handler.metadata(path.absolute()).tree
+        item = {key: tree[key] for key in keys or tree if tree.get(key) is not None}
+        args = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), item)
+        restore = ocp.args.PyTreeRestore(item=item, restore_args=args, partial_restore=True)
+        return handler.restore(path.absolute(), args=restore)
     except (OSError, ValueError, KeyError, AttributeError) as error:
         reason = str(error).split("\n")[0]
         raise invalid(str(path), "an Orbax checkpoint", f"a damaged one ({reason})") from error
+    finally:
+        handler.close()
 
 
 def _stored(state: TrainState) -> dict[str, Any]:

@@ -282,7 +282,8 @@ def map_jaccard(
         mask = dataset.records[rows[i]]["mask"]
         mask = mask[crops.field(*mask.shape)]
         for name, stack in maps.items():
-            single = overlays.heatmap(stack[i], *mask.shape, bilinear=True)
+            height, width = mask.shape
+            single = overlays.heatmap(stack[i], height, width, bilinear=True)
             values[name].append(metrics.jaccard(single, mask))
     means = {name: float(np.mean(each)) for name, each in values.items()}
     return {"images": len(masked), "mean": means}

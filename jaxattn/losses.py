@@ -52,7 +52,8 @@ LOSSES: Registry[
 ] = Registry("loss.name")
 
 
-class Loss(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Loss:
     """The loss of a batch: of its logits and, where weights are given, of its attention maps.
 
     Attributes:

@@ -125,6 +125,12 @@ lesions with a single photograph, and every model's epoch was chosen by its accu
 test images, so that the numbers are optimistic. The ``resnet34_sa`` run was a warm restart.
 """
 
+
+def for_run(config: Any, dataset: str) -> dict[str, Any] | None:
+    """The published result to show beside a run's."""
+    return DATTA2021.get(config.model.name) if dataset == "ham10000" else None
+
+
 YAN2019: dict[str, dict[str, dict[str, float]]] = {
     "isic2016": {
         "vgg16": {"average_precision": 0.602, "auc": 0.806},

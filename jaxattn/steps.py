@@ -29,11 +29,9 @@ TrainingPreprocess = Callable[[Key[Array, ""], Array, Array | None], tuple[Array
 LossFunction = Callable[[Array, Arrays, Arrays], tuple[Array, dict[str, Array]]]
 
 
-def pixels(
-    field: str, data: Arrays, batch: Arrays
-) -> UInt8[Array, "batch height width *channels"] | None:
-    """The batch's ``image`` or ``mask``, from the device or sent with the batch, or None."""
-    return data[field][batch["row"]] if field in data else batch.get(field)
+def pixels(field: str, data: Arrays, batch: Arrays) -> UInt8[Array, "batch height width *channels"]:
+    """The batch's ``image`` or ``mask``: on the device, or sent with the batch."""
+    return data[field][batch["row"]] if field in data else batch[field]
 
 
 def make_train_step(
@@ -66,7 +64,9 @@ def make_train_step(
 
     def step(state: TrainState, data: Arrays, batch: Arrays):
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        images, masks = preprocess(key, pixels("image", data, batch), pixels("mask", data, batch))
+        masked = "mask" in data or "mask" in batch
+        masks = pixels("mask", data, batch) if masked else None
+        images, masks = preprocess(key, pixels("image", data, batch), masks)
         if masks is not None:
             batch = {**batch, "mask": masks}
 

@@ -86,7 +86,7 @@ def setup(config: ConfigDict) -> Training:
     _check(config)
     mesh = devices.mesh()
     dataset, split = load.load_split(config)
-    sampler = Sampler.make(config, dataset, split)
+    sampler = Sampler.make(config, dataset, split["train"])
     loss = losses.make(
         config.loss,
         losses.Examples(
@@ -206,11 +206,11 @@ def _loop(
             if stop(step):
                 saved.save(train_state, dataclasses.asdict(stopping), best=False)
                 return False
-            train_state, values = run.step(train_state, run.loader.data, batch)
+            train_state, measured = run.step(train_state, run.loader.data, batch)
             step += 1
-            pending.append(values)
+            pending.append(measured)
             if since is None:  # the rate counts steps only, not compiling and validating
-                jax.block_until_ready(values)
+                jax.block_until_ready(measured)
                 since = time.perf_counter()
             else:
                 images += config.batch_size

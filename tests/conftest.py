@@ -1,6 +1,7 @@
 """Checks every shape annotation in every test, and makes data sets that tests share."""
 
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,20 +17,22 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from absl import flags  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 
+from jaxattn import cli  # noqa: E402
 from jaxattn.config import base  # noqa: E402
 from jaxattn.data.dataset import Dataset  # noqa: E402
 from jaxattn.models import registry  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory):
-    """Runs that are stopped and resumed compile the same programs again and again."""
-    folder = str(tmp_path_factory.mktemp("xla"))
+def compilation_cache(pytestconfig):
+    """Keeps compiled programs from run to run, shared by all workers and by subprocesses."""
+    folder = str(pytestconfig.rootpath / ".pytest_cache" / "xla")
     jax.config.update("jax_compilation_cache_dir", folder)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder  # of the command lines that tests run
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
 
 
 class Noise(Sequence):
@@ -95,10 +98,11 @@ class Tiny(nn.Module):
         return logits, {"attention": maps.transpose(0, 3, 1, 2)}
 
 
-@pytest.fixture
-def tiny_config(monkeypatch):
+registry.MODELS.setdefault("tiny", registry.Model(Tiny, 32))
+
+
+def make_tiny_config() -> ConfigDict:
     """A run of the tiny classifier on embedded data: 4 epochs of 6 steps."""
-    monkeypatch.setitem(registry.MODELS, "tiny", registry.Model(Tiny, 32))
     config = base()
     config.model = ConfigDict({"name": "tiny", "width": 8})
     config.dataset.image_size = 32
@@ -113,3 +117,37 @@ def tiny_config(monkeypatch):
     config.checkpoint_every_steps = 4
     config.loader.name = "in_memory"
     return config
+
+
+@pytest.fixture
+def tiny_config() -> ConfigDict:
+    """See `make_tiny_config`."""
+    return make_tiny_config()
+
+
+@pytest.fixture(scope="session")
+def make_config():
+    """`make_tiny_config`, for fixtures of a wider scope."""
+    return make_tiny_config
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs a command line in this process: ``(module, *arguments) -> (exit status, out, err)``."""
+
+    def run(module: Any, *arguments: str) -> tuple[int, str, str]:
+        before = set(flags.FLAGS)
+        monkeypatch.setattr(sys, "argv", [module.__name__, *arguments])
+        capsys.readouterr()
+        try:
+            module.define_flags()
+            with pytest.raises(SystemExit) as ended:
+                cli.run_main(module.main)
+        finally:
+            flags.FLAGS.unparse_flags()
+            for name in set(flags.FLAGS) - before:
+                if name in flags.FLAGS:
+                    delattr(flags.FLAGS, name)
+        return ended.value.code or 0, *capsys.readouterr()
+
+    return run

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from jaxattn import experiment
+from jaxattn import evaluate, train
 from jaxattn.data.crops import corners
 from jaxattn.models import registry
 from jaxattn.models.densenet import DenseNet
@@ -58,7 +58,8 @@ def test_crops_through_training_and_prediction(crops_config, strategy, loader):
     assert np.any(kernel != state.params["logits"]["kernel"])
 
     rows = np.arange(5)
-    probabilities, maps = built.predict(built.predict_step(), state.variables, rows)
+    step = evaluate.make_predict_step(built.config, built.model, built.mesh)
+    probabilities, maps = evaluate.predict(step, state.variables, built.loader, rows, 4)
     images = np.stack([built.dataset.records[row]["image"] for row in rows])
     assert images.shape[1:] == (*IMAGE, 3)
     given = jnp.asarray(by_hand(images), jnp.float32)

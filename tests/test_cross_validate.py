@@ -61,23 +61,26 @@ def test_index_file(make_dataset, tmp_path):
     for name, part in zip(("test", "validation", "train"), parts, strict=True):
         ids = sorted(f"IMG_{i:05d}" for i in part)
         assert sorted(dataset.table["image_id"][split[name]]) == ids
-    with pytest.raises(InputError, match="an .npz of train0, val0, test wanted"):
+    with pytest.raises(InputError, match="expected an .npz of train0, val0, test"):
         splits.make(dataset, "folds", fold=0, leak="gessert", file=str(path))
-    with pytest.raises(InputError, match="has images in the"):
+    with pytest.raises(InputError, match="in one part, got some in the"):
         splits.make(dataset, "folds", fold=1, file=str(path))
     np.savez(path, test=parts[0], val1=parts[1], train1=parts[2][:-1])
-    with pytest.raises(InputError, match="each of the 54 images of noise once wanted"):
+    with pytest.raises(InputError, match="expected each of the 54 images of noise once"):
         splits.make(dataset, "folds", fold=1, leak="gessert", file=str(path))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"fold": 3}, "split.fold: 3 given, 0 to 2 wanted"),
-        ({"folds": 40}, "split.folds: 40 given, which makes 41 parts"),
-        ({"leak": "select_on_test"}, "'gessert' or none wanted with folds"),
-        ({"strategy": "lesion", "leak": "gessert"}, "'lesion' given, with split.leak='gessert'"),
-        ({"strategy": "file", "file": "x.npz"}, "'folds' wanted"),
+        ({"fold": 3}, "split.fold: expected 0 to 2, got 3"),
+        ({"folds": 40}, "split.folds: expected fewer than .*, got 40"),
+        ({"leak": "select_on_test"}, "split.leak: expected 'gessert' or none with folds"),
+        (
+            {"strategy": "lesion", "leak": "gessert"},
+            "expected 'folds' with split.leak='gessert' .*, got 'lesion'",
+        ),
+        ({"strategy": "file", "file": "x.npz"}, "split.strategy: expected 'folds'"),
     ],
 )
 def test_wrong_arguments(make_dataset, arguments, message):
@@ -127,5 +130,5 @@ def test_table_is_in_per_cent_and_says_what_is_unknown():
 
 
 def test_another_split_is_no_cross_validation(tiny_config, tmp_path):
-    with pytest.raises(InputError, match="split.strategy: 'lesion' given, 'folds' wanted"):
+    with pytest.raises(InputError, match="split.strategy: expected 'folds', got 'lesion'"):
         cross_validate.run(tiny_config, tmp_path)

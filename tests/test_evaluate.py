@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from jaxattn import evaluate, experiment
+from jaxattn import evaluate, train
+from jaxattn.data.crops import Crops
 
 
 @pytest.mark.parametrize("crop", [0, 20])
@@ -18,16 +19,24 @@ def test_jaccard_of_maps_that_are_the_masks(tiny_config, crop):
     if crop:
         masks = masks[:, 6:26, 6:26]
     given = {"same": np.stack([masks, 3 * masks], 1), "inverse": 0.7 - 0.2 * masks[:, None]}
-    found = evaluate.map_jaccard(built, rows, given)
+    found = evaluate.map_jaccard(built.dataset, Crops(**built.config.crops), rows, given)
     assert found == {"images": 6, "mean": {"same": 1.0, "inverse": 0.0}}
 
 
 def test_nothing_is_measured_without_maps_or_masks(tiny_config):
     built = train.setup(tiny_config)
     rows = np.arange(4)
-    assert evaluate.map_jaccard(built, rows, {}) == {}
+    assert evaluate.map_jaccard(built.dataset, Crops(**built.config.crops), rows, {}) == {}
     built.dataset.table["has_mask"][:] = False
-    assert evaluate.map_jaccard(built, rows, {"map": np.ones((4, 1, 2, 2), np.float32)}) == {}
+    assert (
+        evaluate.map_jaccard(
+            built.dataset,
+            Crops(**built.config.crops),
+            rows,
+            {"map": np.ones((4, 1, 2, 2), np.float32)},
+        )
+        == {}
+    )
 
 
 def test_jaccard_of_a_coarse_map_by_hand(tiny_config):
@@ -38,5 +47,7 @@ def test_jaccard_of_a_coarse_map_by_hand(tiny_config):
     inside = np.outer(weight, weight) >= 0.5
     wanted = (inside & (mask > 0)).sum() / (inside | (mask > 0)).sum()
     corner = np.array([[[[0.2, 0.2], [0.2, 0.9]]]], np.float32)
-    found = evaluate.map_jaccard(built, np.array([0]), {"map": corner})
+    found = evaluate.map_jaccard(
+        built.dataset, Crops(**built.config.crops), np.array([0]), {"map": corner}
+    )
     assert found["mean"]["map"] == pytest.approx(wanted)

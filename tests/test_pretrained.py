@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from jaxattn import experiment, pretrained, run_dir, train
+from jaxattn import checkpoints, pretrained, run_dir, train
 from jaxattn.checkpoints import Checkpoints
 from jaxattn.errors import InputError
 from jaxattn.models import registry
@@ -48,12 +48,12 @@ def test_a_folder_gives_back_what_was_saved(tmp_path, variables):
 def test_no_folder_is_overwritten(tmp_path, variables):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/file").touch()
-    with pytest.raises(InputError, match="out: is there already, a new folder wanted"):
+    with pytest.raises(InputError, match="--out: expected a new folder, got .*out, which exists"):
         pretrained.save(tmp_path / "out", variables, {})
 
 
 def test_a_folder_of_something_else(tmp_path):
-    with pytest.raises(InputError, match=r"neither weights\.json nor config\.json there"):
+    with pytest.raises(InputError, match=r"with weights\.json, or a run, .*json, got neither"):
         pretrained.load(tmp_path)
 
 
@@ -63,8 +63,7 @@ def run(tiny_config, tmp_path, request):
     tiny_config.epochs = 1
     tiny_config.ema_decay = request.param
     train.train(tiny_config, tmp_path / "run")
-    built = train.setup(tiny_config)
-    best, _ = experiment.restore(built, tmp_path / "run" / run_dir.CHECKPOINTS, "best")
+    best, _ = checkpoints.read_variables(tmp_path / "run" / run_dir.CHECKPOINTS)
     return tmp_path / "run", best
 
 
@@ -73,7 +72,9 @@ def test_a_damaged_folder(tmp_path, variables):
     for file in (tmp_path / "w" / pretrained.VARIABLES).iterdir():
         if file.is_file():
             file.unlink()
-    with pytest.raises(InputError, match=r"w/variables: damaged \("):
+    with pytest.raises(
+        InputError, match=r"w/variables: expected an Orbax checkpoint, got a damaged one \("
+    ):
         pretrained.load(tmp_path / "w")
 
 
@@ -100,7 +101,9 @@ def test_a_run_goes_on_from_another_ones_best(tiny_config, run, tmp_path, capsys
 def test_weights_that_do_not_fit_leave_no_run(tiny_config, run, tmp_path):
     tiny_config.init_from = str(run[0])
     tiny_config.model.width = 12
-    with pytest.raises(InputError, match=r"weights of 'tiny' that do not fit 'tiny': .*kernel"):
+    with pytest.raises(
+        InputError, match=r"weights that fit 'tiny', got those of 'tiny' in .*kernel"
+    ):
         train.train(tiny_config, tmp_path / "next")
     assert not (tmp_path / "next").exists()
 
@@ -115,12 +118,12 @@ def state(monkeypatch):
     monkeypatch.setitem(registry.MODELS, "cut", registry.Model(TappedClassifier, 32, tap))
 
     def make(name, classes=7, seed=0):
-        init = functools.partial(registry.build(name, classes).init, train=False)
+        init = functools.partial(registry.create(name, classes).init, train=False)
         shapes = jax.eval_shape(init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
         rng = np.random.default_rng(seed)
         variables = jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape)), shapes)
-        average = jax.tree.map(jnp.copy, variables)
-        return TrainState(step=0, opt_state=(), average=average, **variables)
+        ema = jax.tree.map(jnp.copy, variables)
+        return TrainState(step=0, opt_state=(), ema=ema, **variables)
 
     return make
 
@@ -162,9 +165,10 @@ def test_every_difference_is_named_at_once(state, tmp_path):
     with pytest.raises(InputError) as error:
         pretrained.start_from(target, tmp_path / "w", {"name": "cut"})
     assert str(error.value) == (
-        f"init_from: {tmp_path / 'w'} holds weights of 'cut' that do not fit 'cut': "
-        "batch_stats/backbone/conv1/bn/mean 65, wanted 64; "
-        "params/attention/soft_attention/bias none, wanted 2; params/extra 3, wanted none"
+        f"init_from: expected weights that fit 'cut', got those of 'cut' in {tmp_path / 'w'}: "
+        "batch_stats/backbone/conv1/bn/mean: expected 64, got 65; "
+        "params/attention/soft_attention/bias: expected 2, got none; "
+        "params/extra: expected none, got 3"
     )
 
 
@@ -172,5 +176,7 @@ def test_a_backbone_of_another_kind(state, tmp_path):
     target = state("cut")
     given = {"params": {"backbone": {"conv9": {"kernel": np.zeros((1, 1), np.float32)}}}}
     pretrained.save(tmp_path / "w", given, {"model": {"name": "other"}})
-    with pytest.raises(InputError, match="'other' that do not fit 'cut': .*conv1/conv/kernel none"):
+    with pytest.raises(
+        InputError, match="fit 'cut', got those of 'other' .*conv1/conv/kernel: .* got none"
+    ):
         pretrained.start_from(target, tmp_path / "w", {"name": "cut"})

@@ -8,12 +8,19 @@ import numpy as np
 import optax
 import pytest
 
-from jaxattn import experiment, steps
-from jaxattn.data.augment import Augmentation, normalisation
+from jaxattn import evaluate, steps, train
+from jaxattn.data.augment import Augmentation
 from jaxattn.data.crops import Crops
-from jaxattn.losses import CrossEntropy, MapDice
+from jaxattn.data.preprocess import make_training_preprocess
+from jaxattn.losses import CrossEntropy, Loss, MapDice
 from jaxattn.runtime import devices
 from jaxattn.state import create
+
+
+def weighted(weights):
+    """The loss of the logits with class weights alone."""
+    loss = CrossEntropy(np.asarray(weights, np.float32))
+    return lambda logits, batch: loss(logits, batch["label"], batch["row"])
 
 
 class Linear(nn.Module):
@@ -31,15 +38,13 @@ def hand_batch():
 
 
 def linear_step(optimizer, weights, **options):
-    mesh = devices.mesh()
-    state = create(jax.random.key(0), Linear(), optimizer, (4, 4, 3), averaged=bool(options))
+    state = create(jax.random.key(0), Linear(), optimizer, (4, 4, 3), ema=bool(options))
     step = steps.make_train_step(
         Linear(),
         optimizer,
-        CrossEntropy(weights),
-        Augmentation(),
-        mesh,
-        normalise=normalisation("minus_one_one"),
+        make_training_preprocess(Augmentation(), Crops(), "minus_one_one"),
+        Loss(weighted(weights)),
+        devices.mesh(),
         seed=0,
         **options,
     )
@@ -67,7 +72,7 @@ def test_one_step_by_hand():
     assert int(state.step) == 1
 
 
-def test_moving_average_by_hand():
+def test_ema_by_hand():
     state, step = linear_step(optax.sgd(0.5), np.ones(3, np.float32), ema_decay=0.3)
     average = np.array(state.params["Dense_0"]["bias"])
     for taken, decay in enumerate((0.1, 2 / 11, 0.25, 0.3)):
@@ -77,7 +82,7 @@ def test_moving_average_by_hand():
         np.testing.assert_allclose(state.evaluated["params"]["Dense_0"]["bias"], average, atol=1e-6)
 
 
-def test_resident_and_streamed_images_give_the_same_step(tiny_config):
+def test_in_memory_and_streamed_images_give_the_same_step(tiny_config):
     results = []
     for name in ("in_memory", "grain"):
         tiny_config.loader.name = name
@@ -98,7 +103,7 @@ def test_state_is_donated(tiny_config):
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
 
 
-def test_every_step_draws_anew_and_repeats(tiny_config):
+def test_every_step_draws_again_and_runs_repeat(tiny_config):
     """The loss of the same batch differs from step to step and not from run to run."""
     tiny_config.optimizer.learning_rate = 0.0
     built = train.setup(tiny_config)
@@ -125,11 +130,12 @@ def test_bfloat16_keeps_parameters_and_statistics_in_float32(tiny_config):
     assert np.isfinite(metrics["loss"])
 
 
-def test_eight_views_are_the_mean_over_flips_and_quarter_turns(tiny_config):
+def test_test_time_augmentation_is_the_mean_over_flips_and_quarter_turns(tiny_config):
     built = train.setup(tiny_config)
     variables = built.init().variables
     rows = np.arange(16)
-    mean, maps = built.predict(built.predict_step(8), variables, rows)
+    step = evaluate.make_predict_step(built.config, built.model, built.mesh, tta=8)
+    mean, maps = evaluate.predict(step, variables, built.loader, rows, 16)
     images = np.asarray(built.loader.data["image"])[rows] / 127.5 - 1
     views = []
     for mirrored in (images, images[:, ::-1]):
@@ -147,7 +153,7 @@ devices = int(sys.argv[1])
 jax.config.update("jax_num_cpu_devices", devices)
 import runpy
 conftest = runpy.run_path(sys.argv[2])
-from jaxattn import experiment
+from jaxattn import evaluate, train
 from jaxattn.config import base
 from jaxattn.models import registry
 registry.MODELS["tiny"] = registry.Model(conftest["Tiny"], 32)
@@ -163,7 +169,10 @@ state, step = built.init(), built.step
 for batch in built.loader.training(built.sampler, 0, 3):
     assert len(batch["row"].sharding.device_set) == devices
     state, metrics = step(state, built.loader.data, batch)
-probabilities, _ = built.predict(built.predict_step(), state.variables, np.arange(21))
+predict_step = evaluate.make_predict_step(built.config, built.model, built.mesh)
+probabilities, _ = evaluate.predict(
+    predict_step, state.variables, built.loader, np.arange(21), 16
+)
 leaves = {"loss": metrics["loss"], "probabilities": probabilities}
 for path, leaf in jax.tree_util.tree_leaves_with_path((state.params, state.batch_stats)):
     leaves[jax.tree_util.keystr(path)] = leaf
@@ -173,7 +182,7 @@ np.savez(sys.argv[4], **leaves)
 
 @pytest.mark.parametrize("loader", ["in_memory", "grain"])
 def test_eight_devices_give_the_same_step_as_one(tmp_path, loader):
-    """Global batch statistics, one plan and one set of random numbers, however many devices."""
+    """Global batch statistics, one sampler and one set of random numbers on any number of devices."""
     results = []
     for count in (1, 8):
         path = tmp_path / f"{count}.npz"
@@ -214,15 +223,16 @@ def test_masks_move_with_their_images(crops, target):
     step = steps.make_train_step(
         Mirror(),
         optimizer,
-        CrossEntropy(np.ones(3, np.float32)),
-        Augmentation(shift=0.3, horizontal_flip=True, vertical_flip=True, quarter_turns=True),
+        make_training_preprocess(
+            Augmentation(shift=0.3, horizontal_flip=True, vertical_flip=True, quarter_turns=True),
+            crops,
+            "unit",
+        ),
+        Loss(weighted(np.ones(3)), MapDice({"red": 2.0}, target)),
         devices.mesh(),
-        normalise=normalisation("unit"),
         seed=0,
-        crops=crops,
-        map_loss=MapDice({"red": 2.0}, target),
     )
-    state = create(jax.random.key(0), Mirror(), optimizer, (5, 5, 3), averaged=False)
+    state = create(jax.random.key(0), Mirror(), optimizer, (5, 5, 3))
     batch = masked_batch(8)
     batch["mask"][1::2] = 7  # images without a mask: whatever stands there is ignored
     state, values = step(state, {}, batch)

@@ -97,7 +97,7 @@ def from_layers(
     if dense and num_classes is None:
         num_classes = dense[-1].shape[1]
     size = image_size or registry.find(model).image_size
-    module = registry.build(model, num_classes or 1, **options)
+    module = registry.create(model, num_classes or 1, **options)
     init = functools.partial(module.init, train=False)
     shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, size, size, 3)))
     wanted = [layer for layer in _wanted(module, shapes) if dense or len(layer.shapes[0]) != 2]
@@ -124,7 +124,7 @@ def to_layers(model: str, variables: Variables, **options: Any) -> list[Stored]:
     """
     leaves = traverse_util.flatten_dict(variables)
     logits = [leaf for path, leaf in leaves.items() if path[-2:] == ("logits", "kernel")]
-    module = registry.build(model, logits[0].shape[1] if logits else 1, **options)
+    module = registry.create(model, logits[0].shape[1] if logits else 1, **options)
     layers = []
     for layer, own, _ in _wanted(module, variables):
         weights = [_LEAVES[leaf[0], leaf[-1]] for leaf in own]

@@ -180,14 +180,14 @@ def torch_names(backbone: Backbone) -> Callable[[str], str]:
 
 
 def _backbone(model: str) -> Backbone:
-    module = registry.build(model, 1)
+    module = registry.create(model, 1)
     if not isinstance(module, Classifier):
         raise InputError(f"model: {model!r} given, one of the models torch_… wanted")
     return module.backbone()
 
 
 def _shapes(model: str, num_classes: int) -> dict[str, tuple[int, ...]]:
-    module, size = registry.build(model, num_classes), registry.find(model).image_size
+    module, size = registry.create(model, num_classes), registry.find(model).image_size
     init = functools.partial(module.init, train=False)
     variables = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, size, size, 3)))
     leaves = traverse_util.flatten_dict(variables, sep="/")

@@ -1,19 +1,20 @@
 """Augmentation and normalisation on the device, inside the jitted step.
 
-One affine map per image holds all that was drawn; image and mask are read once through it. Where
-only flips, quarter turns and shifts are drawn, pixels move as they are and nothing is read between
-them. Every random number is a pure function of the key.
+One affine map per image combines everything that was drawn; image and mask are resampled once
+through it. Flips, quarter turns and whole shifts alone move pixels without resampling. Every random
+number is a pure function of the key.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped, UInt8
 
-from jaxattn.errors import InputError, suggestion
+from jaxattn.errors import invalid
+from jaxattn.registry import Registry
 
 #: Weights of red, green and blue in the grey image (ITU-R BT.601, as torchvision has them).
 GREY = (0.2989, 0.587, 0.114)
@@ -24,18 +25,19 @@ def _standardise(mean: tuple[float, ...], deviation: tuple[float, ...]) -> Calla
 
 
 #: How pixels become the network's input: functions of RGB in [0, 1].
-NORMALISATIONS: Mapping[str, Callable[[Array], Array]] = {
-    # keras.applications' "tf" mode, which Datta et al. 2021 released for every network.
+NORMALISATIONS: Registry[Callable[[Array], Array]] = Registry("normalisation")
+NORMALISATIONS |= {
+    # keras.applications' "tf" mode; Datta et al. 2021 released it for every network.
     "minus_one_one": lambda pixels: pixels * 2.0 - 1.0,
-    # As the papers of Datta et al. 2021 and Gessert et al. 2019 have it.
+    # The papers of Datta et al. 2021 and Gessert et al. 2019.
     "unit": lambda pixels: pixels,
-    # OpenCV's bytes as they are: Köfler 2023.
+    # Köfler 2023: OpenCV's bytes.
     "bgr_255": lambda pixels: pixels[..., ::-1] * 255.0,
     # keras.applications' "caffe" mode: its VGG and ResNet.
     "caffe": lambda pixels: pixels[..., ::-1] * 255.0 - jnp.array([103.939, 116.779, 123.68]),
-    # keras.applications' "torch" mode, its DenseNet; torchvision's networks.
+    # keras.applications' "torch" mode: its DenseNet, and torchvision's networks.
     "imagenet": _standardise((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    # Yan et al. 2019: the training parts' own mean and deviation.
+    # Yan et al. 2019: mean and deviation of the training parts.
     "isic2016": _standardise((0.7012, 0.5517, 0.4875), (0.0942, 0.1331, 0.1521)),
     "isic2017": _standardise((0.6820, 0.5312, 0.4736), (0.0840, 0.1140, 0.1282)),
 }
@@ -57,8 +59,8 @@ class Augmentation:
         vertical_flip: Whether half of the images are mirrored top to bottom.
         quarter_turns: Whether images are turned by 0, 90, 180 or 270 degrees, all alike often.
         brightness: Pixels are multiplied by a factor in [1 - brightness, 1 + brightness].
-        contrast: Likewise the distance of each pixel from the image's mean grey.
-        saturation: Likewise the distance of each pixel from its own grey.
+        contrast: The same for the distance of each pixel from the image's mean grey.
+        saturation: The same for the distance of each pixel from its own grey.
     """
 
     rotation: float = 0.0
@@ -76,11 +78,11 @@ class Augmentation:
         for field in ("zoom", "brightness", "contrast", "saturation"):
             _check_fraction(field, getattr(self, field))
         if self.zoom == 1:
-            raise InputError(f"augment.zoom: {self.zoom} given, less than 1 wanted")
+            raise invalid("augment.zoom", "less than 1", self.zoom)
         if not abs(self.shear) < 90:
-            raise InputError(f"augment.shear: {self.shear} given, less than 90 degrees wanted")
+            raise invalid("augment.shear", "less than 90 degrees", self.shear)
         if len(self.shifts) != 2:
-            raise InputError(f"augment.shift: {self.shift} given, one number or a pair wanted")
+            raise invalid("augment.shift", "one number or a pair", self.shift)
         for shift in self.shifts:
             _check_fraction("shift", shift)
 
@@ -110,18 +112,7 @@ class Augmentation:
 
 def _check_fraction(field: str, value: Any) -> None:
     if not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise InputError(f"augment.{field}: {value} given, 0 to 1 wanted")
-
-
-def normalisation(name: str) -> Callable[[Array], Array]:
-    """The function of ``NORMALISATIONS`` that maps pixels in [0, 1] to the network's input range.
-
-    Raises:
-        InputError: Unknown name.
-    """
-    if name not in NORMALISATIONS:
-        raise InputError(f"normalisation: {name!r} given{suggestion(name, NORMALISATIONS)}")
-    return NORMALISATIONS[name]
+        raise invalid(f"augment.{field}", "a number in [0, 1]", value)
 
 
 def augment(
@@ -139,9 +130,9 @@ def augment(
         ranges: What to draw from.
 
     Returns:
-        Float32 images in [0, 1] and the masks. Places outside the image show its nearest edge;
-        images are read bilinearly, masks at the nearest pixel, or both as they are where nothing
-        is to be `resampled <Augmentation.resamples>`.
+        Float32 images in [0, 1] and the masks. Places outside the image show its nearest edge.
+        Images are resampled bilinearly, masks by nearest neighbour, unless nothing that was drawn
+        `resamples <Augmentation.resamples>`.
 
     Raises:
         InputError: Quarter turns of images that are not square.
@@ -149,7 +140,7 @@ def augment(
     place, colour = jax.random.split(key)
     count, height, width, _ = images.shape
     if ranges.quarter_turns and height != width:
-        raise InputError(f"augment.quarter_turns: {height}x{width} images given, squares wanted")
+        raise invalid("augment.quarter_turns", "square images", f"{height}x{width}")
     moves = draw(place, count, height, width, ranges)
     if not ranges.resamples:
         if ranges.moves:
@@ -199,12 +190,12 @@ def draw(key: Key[Array, ""], count: int, height: int, width: int, ranges: Augme
 def move_pixels(
     arrays: Shaped[Array, "B H W *C"], moves: Moves, ranges: Augmentation
 ) -> Shaped[Array, "B H W *C"]:
-    """Shifts, turns and flips arrays; their values stay as they are.
+    """Shifts, turns and flips arrays without changing their values.
 
     Args:
         arrays: Images or masks.
         moves: What was drawn; its shifts are whole numbers.
-        ranges: What it was drawn from: costs are those of the moves that can happen.
+        ranges: What it was drawn from; moves that cannot happen cost nothing.
     """
     limits = ranges.whole_shifts(*arrays.shape[1:3])
     channels = (0,) * (arrays.ndim - 3)
@@ -232,8 +223,8 @@ def move_pixels(
 def affine(moves: Moves) -> Float[Array, "B 2 3"]:
     """The maps from (row, column, 1) of the output to (row, column) of the input.
 
-    Rows and columns are pixels from the centre. What stands first in ``moves`` acts first, as
-    Keras has it: ``rotation @ shift @ shear @ zoom @ turns @ flip``.
+    Rows and columns are pixels from the centre. The order is Keras':
+    ``rotation @ shift @ shear @ zoom @ turns @ flip``.
     """
     zero, one = jnp.zeros_like(moves.angle), jnp.ones_like(moves.angle)
     shear = _matrix(jnp.cos(moves.shear), zero, -jnp.sin(moves.shear), one)
@@ -297,7 +288,7 @@ def bilinear(
 def _colour(
     key: Key[Array, ""], pixels: Float[Array, "B H W 3"], ranges: Augmentation
 ) -> Float[Array, "B H W 3"]:
-    """Brightness, then contrast, then saturation, each as torchvision's ColorJitter has it."""
+    """Brightness, then contrast, then saturation, each like torchvision's ColorJitter."""
     keys = jax.random.split(key, 3)
     grey = lambda pixels: (pixels @ jnp.array(GREY))[..., None]  # noqa: E731
 

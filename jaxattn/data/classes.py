@@ -1,4 +1,4 @@
-"""From a data set's classes to a model's: chosen, merged, renamed and put in order."""
+"""The model's classes: a data set's, selected, merged, renamed and ordered."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from absl import logging
 
 from jaxattn.data import derived
 from jaxattn.data.dataset import Dataset
-from jaxattn.errors import InputError, suggestion
+from jaxattn.errors import invalid, unknown
 
 
 def parse(given: Sequence[str], known: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -25,28 +25,23 @@ def parse(given: Sequence[str], known: Sequence[str]) -> dict[str, tuple[str, ..
         InputError: A class is unknown or stands there twice, or fewer than two are given.
     """
     if isinstance(given, str):
-        raise InputError(f"dataset.classes: {given!r} given, a tuple of classes wanted")
+        raise invalid("dataset.classes", "a tuple of classes", repr(given))
     merged: dict[str, tuple[str, ...]] = {}
     used: set[str] = set()
     for entry in given:
         name, equals, rest = entry.replace(" ", "").partition("=")
         members = tuple(rest.split("+")) if equals else (name,)
         if not name or name in merged:
-            raise InputError(
-                f"dataset.classes: {entry!r} given, a name that no other class has wanted"
-            )
+            raise invalid("dataset.classes", "a new name", repr(entry))
         for member in members:
             if member not in known:
-                raise InputError(
-                    f"dataset.classes: {member!r} given{suggestion(member, known)}"
-                    + (f" (in {entry!r})" if equals else "")
-                )
+                raise unknown("dataset.classes", member, known)
             if member in used:
-                raise InputError(f"dataset.classes: {member!r} given twice, once wanted")
+                raise invalid("dataset.classes", "each class once", f"{member!r} twice")
             used.add(member)
         merged[name] = members
     if len(merged) < 2:
-        raise InputError(f"dataset.classes: {tuple(given)} given, two or more classes wanted")
+        raise invalid("dataset.classes", "two or more classes", tuple(given))
     return merged
 
 
@@ -79,7 +74,7 @@ def _log(dataset: Dataset, merged: dict[str, tuple[str, ...]], labels: np.ndarra
     counts = np.bincount(labels[labels >= 0], minlength=len(merged))
     for name, count in zip(merged, counts, strict=True):
         if not count:
-            raise InputError(f"dataset.classes: {name!r} given, {dataset.name} has no image of it")
+            raise invalid("dataset.classes", f"classes with images in {dataset.name}", repr(name))
     kept = ", ".join(f"{name} {count}" for name, count in zip(merged, counts, strict=True))
     left, left_counts = np.unique(dataset.labels[labels < 0], return_counts=True)
     out = ", ".join(

@@ -1,7 +1,7 @@
-"""What a network sees of an image: all of it, one crop, or several (Gessert et al. 2019, II-D).
+"""What the network sees of an image: all of it, one crop, or several (Gessert et al. 2019, II-D).
 
-Crops are cut on the device, inside the jitted step, from one uint8 image: no pixel is decoded or
-sent twice, however many crops show it. Flips and colours are drawn before, for the whole image.
+Crops are cut on the device, inside the jitted step: no pixel is decoded or sent twice, however many
+crops show it. Flips and colours are drawn before, for the whole image.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxattn.data.dataset import height_width
-from jaxattn.errors import InputError, suggestion
+from jaxattn.errors import invalid, unknown
 
 STRATEGIES = ("none", "downsampling", "single", "random", "multi", "ordered")
 COUNTS = (1, 4, 5, 9, 16)
@@ -21,8 +21,7 @@ COUNTS = (1, 4, 5, 9, 16)
 #: Pixels along each side of one value in the maps of `Crops.on_image`.
 CELL = 8
 
-# As torchvision's RandomResizedCrop: the proportions of a part, and how many are drawn until one
-# fits into the image.
+# torchvision's RandomResizedCrop: aspect ratios, and how many parts are drawn until one fits.
 _RATIOS = (3 / 4, 4 / 3)
 _ATTEMPTS = 10
 
@@ -57,15 +56,13 @@ class Crops:
 
     def __post_init__(self):
         if self.strategy not in STRATEGIES:
-            raise InputError(
-                f"crops.strategy: {self.strategy!r} given{suggestion(self.strategy, STRATEGIES)}"
-            )
+            raise unknown("crops.strategy", self.strategy, STRATEGIES)
         if self.count not in COUNTS:
-            raise InputError(f"crops.count: {self.count} given, one of {COUNTS} wanted")
+            raise invalid("crops.count", f"one of {COUNTS}", self.count)
         for field, low in (("dropout", 0.0), ("least_area", 0.001), ("centre", 0.1)):
             value = getattr(self, field)
             if not low <= value <= 1:
-                raise InputError(f"crops.{field}: {value} given, {low} to 1 wanted")
+                raise invalid(f"crops.{field}", f"a number in [{low}, 1]", value)
         height_width(self.size, "crops.size")
 
     @property
@@ -86,12 +83,29 @@ class Crops:
         return (*((self.count,) if self.strategy == "ordered" else ()), *self.shape, 3)
 
     def training(
+        self,
+        key: Key[Array, ""],
+        pixels: Float[Array, "B H W C"],
+        masks: Float[Array, "B H W"] | None = None,
+    ) -> tuple[Float[Array, "B *NC h w C"], Float[Array, "B *NC h w"] | None]:
+        """Crops of images and their masks, in training drawn for each image.
+
+        Args:
+            key: Random key.
+            pixels: In [0, 1].
+            masks: In [0, 1], or None.
+
+        Returns:
+            What the network sees of the pixels, and the same part of the masks, resized alike.
+        """
+        if masks is None:
+            return self._training(key, pixels), None
+        both = self._training(key, jnp.concatenate([pixels, masks[..., None]], axis=-1))
+        return both[..., :-1], both[..., -1]
+
+    def _training(
         self, key: Key[Array, ""], pixels: Float[Array, "B H W C"]
     ) -> Float[Array, "B *NC h w C"]:
-        """The network's input in training, drawn anew for each image; pixels are in [0, 1].
-
-        Whatever else belongs to the image's places, such as a mask, can ride along as a channel.
-        """
         if self.strategy == "single":
             return self._resized(pixels, *self._draw_parts(key, *pixels.shape[:3]))
         if self.strategy in ("random", "multi"):
@@ -229,10 +243,7 @@ def corners(count: int, image: tuple[int, ...], crop: tuple[int, ...]) -> Int[np
         InputError: The crop is larger than the image.
     """
     if any(c > side for c, side in zip(crop, image, strict=True)):
-        raise InputError(
-            f"crops.size: {crop[0]}x{crop[1]} given, at most the {image[0]}x{image[1]} of "
-            "dataset.image_size wanted"
-        )
+        raise invalid("crops.size", f"at most {image[0]}x{image[1]}", f"{crop[0]}x{crop[1]}")
     if count == 5:
         return np.concatenate([corners(4, image, crop), corners(1, image, crop)])
     steps = math.isqrt(count) - 1

@@ -1,4 +1,4 @@
-"""What every data set looks like to the rest of the library."""
+"""The form that every data set takes for the rest of the library."""
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
@@ -6,14 +6,14 @@ from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
-from jaxattn.errors import InputError
+from jaxattn.errors import invalid
 
-#: The columns that every data set's table has, and the type of each.
+#: The columns of every data set's table, and their types.
 COLUMNS: Mapping[str, Any] = {
     "image_id": np.str_,
     "lesion_id": np.str_,
     "label": np.int32,  # index into class_names
-    "dx_type": np.str_,  # of the truth: consensus, follow_up, confocal, histo; '' unknown
+    "dx_type": np.str_,  # how confirmed: consensus, follow_up, confocal, histo; '' unknown
     "age": np.float32,  # years; NaN where unknown
     "sex": np.str_,  # female, male, '' unknown
     "localization": np.str_,  # part of the body; '' unknown
@@ -21,16 +21,16 @@ COLUMNS: Mapping[str, Any] = {
 }
 
 
-#: The masks that an image may have, and the field of an `Example` that holds each. Whether it has
-#: one is in the table's column ``has_`` and that field; without such a column, none has.
-MASKS: Mapping[str, str] = {"lesion": "mask", "dermo": "attributes"}
+#: The masks that an image may have, and the field of an `Example` that holds each. The table's
+#: column ``has_FIELD`` says which images have one; without such a column, none has.
+MASKS: Mapping[str, str] = {"lesion": "mask", "attributes": "attributes"}
 
 
 class Example(TypedDict):
     """One decoded image and its masks.
 
     ``image`` is uint8 ``(H, W, 3)``, RGB; ``mask`` uint8 ``(H, W)``, 1 where the lesion is;
-    ``attributes`` uint8 ``(H, W)``, one bit for each dermoscopic feature.
+    ``attributes`` uint8 ``(H, W)``, one bit for each dermoscopic attribute.
     """
 
     image: np.ndarray
@@ -85,5 +85,5 @@ def height_width(size: Any, field: str = "dataset.image_size") -> tuple[int, int
         or len(lengths) != 2
         or not all(isinstance(length, int) and length > 0 for length in lengths)
     ):
-        raise InputError(f"{field}: given {size}, wanted one or two lengths in pixels")
+        raise invalid(field, "one or two lengths in pixels", size)
     return lengths[0], lengths[1]

@@ -143,6 +143,15 @@ def decode_image(
         return np.asarray(_resized(image, size[::-1], Image.Resampling.BILINEAR, 1, centre))
 
 
+def resize_image(
+    image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], centre: float = 0.0
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Resizes an RGB image like `decode_image`."""
+    box = _middle((0, 0, image.shape[1], image.shape[0]), centre)
+    resized = Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR, box)
+    return np.asarray(resized)
+
+
 def decode_mask(
     data: bytes, size: tuple[int, int] | None, centre: float = 0.0
 ) -> UInt8[np.ndarray, "H W"]:

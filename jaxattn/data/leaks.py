@@ -1,6 +1,6 @@
-"""Published protocols whose test images are no test: reproduced on request, and always marked.
+"""Published protocols that leak test data; opt-in and always flagged.
 
-``split.leak`` names one. It stands in the run's split.csv and evaluation, and the report shows it.
+``split.leak`` names one. The run's split.csv, evaluation and report name it too.
 """
 
 import dataclasses
@@ -8,11 +8,10 @@ from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Int
-from sklearn.model_selection import train_test_split
 
 from jaxattn.data import derived
 from jaxattn.data.dataset import Dataset
-from jaxattn.errors import InputError, suggestion
+from jaxattn.errors import invalid, unknown
 
 #: What is wrong with each protocol.
 LEAKS: Mapping[str, str] = {
@@ -21,7 +20,7 @@ LEAKS: Mapping[str, str] = {
     "chosen on the images it is tested on",
     "koefler": "images were copied before they were split, so that copies of one image are in "
     "training and in testing, and the best checkpoint is chosen on the test part",
-    "gessert": "images were split by class and not by lesion, so that images of one lesion are in "
+    "gessert": "folds are cut by image, not by lesion, so that images of one lesion may be in "
     "training and in testing",
 }
 
@@ -33,9 +32,9 @@ _NOT_COPIED = "nv"
 
 
 def check(leak: str) -> None:
-    """Raises InputError where there is no protocol of that name."""
+    """Raises InputError for an unknown protocol."""
     if leak not in LEAKS:
-        raise InputError(f"split.leak: {leak!r} given{suggestion(leak, LEAKS)}")
+        raise unknown("split.leak", leak, filter(None, LEAKS))
 
 
 def copies(dataset: Dataset, leak: str) -> Dataset:
@@ -43,8 +42,8 @@ def copies(dataset: Dataset, leak: str) -> Dataset:
 
     Args:
         dataset: The data set.
-        leak: ``koefler``: each image that is not nv once more in every move of `derived.MOVES`, as
-            Köfler 2023; others make none.
+        leak: ``koefler``: a copy of each image that is not nv for every move of `derived.MOVES`
+            (Köfler 2023); other protocols make none.
 
     Returns:
         The data set. A copy's image_id is that of its image, a plus and the move; the further
@@ -57,10 +56,8 @@ def copies(dataset: Dataset, leak: str) -> Dataset:
     if leak != "koefler":
         return dataset
     if _NOT_COPIED not in dataset.class_names:
-        raise InputError(
-            f"split.leak: 'koefler' given, {dataset.name} has no class {_NOT_COPIED}, HAM10000's "
-            "classes wanted"
-        )
+        expected = f"a data set with class {_NOT_COPIED} for 'koefler'"
+        raise invalid("split.leak", expected, dataset.name)
     copied = np.flatnonzero(dataset.labels != dataset.class_names.index(_NOT_COPIED))
     rows, moves = [np.arange(len(dataset))], ["same"] * len(dataset)
     for move in list(derived.MOVES)[1:]:
@@ -81,6 +78,8 @@ def draw_koefler(dataset: Dataset) -> dict[str, Int[np.ndarray, " rows"]]:
 
     The order of images that the published draw had is unknown; here it is that of their ids.
     """
+    from sklearn.model_selection import train_test_split  # imports slowly
+
     order = np.argsort(dataset.table["image_id"], kind="stable")
     train, test = train_test_split(
         order, test_size=0.33, stratify=dataset.labels[order], random_state=50
@@ -89,11 +88,11 @@ def draw_koefler(dataset: Dataset) -> dict[str, Int[np.ndarray, " rows"]]:
 
 
 def measure(dataset: Dataset, split: Mapping[str, Int[np.ndarray, " rows"]]) -> dict[str, float]:
-    """Counts what of the test part is in training too.
+    """How much of the test part is in the training part too.
 
     Returns:
-        Shares of the test images, 0 to 1, of which training has the lesion (``lesion``) and the
-        very image, perhaps moved (``image``).
+        The share of test images in [0, 1] whose lesion is in training (``lesion``), and of those
+        which are in training themselves, perhaps moved (``image``).
     """
     columns = {"lesion": dataset.table["lesion_id"]}
     columns["image"] = dataset.table.get("source", dataset.table["image_id"])
@@ -104,7 +103,7 @@ def measure(dataset: Dataset, split: Mapping[str, Int[np.ndarray, " rows"]]) -> 
 
 
 def warning(leak: str, measured: Mapping[str, float]) -> str:
-    """One sentence on a protocol that leaks, and on how much."""
+    """One sentence on what a protocol leaks, and how much."""
     return (
         f"split.leak={leak}: {LEAKS[leak]}; training has the lesion of "
         f"{measured['lesion']:.1%} of the test images and a copy of {measured['image']:.1%}"

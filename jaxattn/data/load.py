@@ -1,38 +1,51 @@
-"""Data sets by name."""
+"""Data sets by name.
+
+To add one, register a function that returns a `Dataset`::
+
+    @DATASETS.register("mine")
+    def mine(config):
+        return Dataset(name="mine", class_names=..., table=..., records=...)
+"""
+
+from collections.abc import Callable
 
 from absl import logging
 from ml_collections import ConfigDict
 
 from jaxattn.data import classes, leaks, splits
 from jaxattn.data.dataset import Dataset
-from jaxattn.data.synthetic import dataset as synthetic
-from jaxattn.data.tfds import reader
-from jaxattn.errors import InputError, suggestion
+from jaxattn.errors import invalid
+from jaxattn.registry import Registry
 
-NAMES = ("synthetic", "prepared")
+#: Data sets by name: ``config.dataset -> Dataset``.
+DATASETS: Registry[Callable[[ConfigDict], Dataset]] = Registry("dataset.name")
+
+
+@DATASETS.register("synthetic")
+def synthetic(config: ConfigDict) -> Dataset:
+    """The embedded synthetic images, see `jaxattn.data.synthetic.dataset`."""
+    from jaxattn.data.synthetic import dataset
+
+    return dataset.load(config.num_images, config.image_size, config.seed, config.imbalanced)
+
+
+@DATASETS.register("prepared")
+def prepared(config: ConfigDict) -> Dataset:
+    """A folder that a ``tools/prepare_*.py`` wrote, see `jaxattn.data.tfds.reader`."""
+    from jaxattn.data.tfds import reader  # TFDS imports slowly
+
+    if not config.data_dir:
+        raise invalid("dataset.data_dir", "the folder that a tools/prepare_*.py wrote", "nothing")
+    return reader.load(config.data_dir, config.image_size, config.centre_crop)
 
 
 def load(config: ConfigDict) -> Dataset:
-    """The data set of ``config.dataset``, its images of ``image_size``.
+    """The data set of ``config.dataset``, with the classes of ``config.dataset.classes``.
 
     Raises:
         InputError: Unknown name or class, or the data set cannot be read.
     """
-    # Runs of the time before there was this field have none.
-    return classes.select(_load(config), config.get("classes", ()))
-
-
-def _load(config: ConfigDict) -> Dataset:
-    if config.name == "synthetic":
-        return synthetic.load(config.num_images, config.image_size, config.seed, config.imbalanced)
-    if config.name == "prepared":
-        if not config.data_dir:
-            raise InputError(
-                "dataset.data_dir: nothing given, the folder that a tools/prepare_*.py wrote "
-                "wanted: --config.dataset.data_dir=DIR"
-            )
-        return reader.load(config.data_dir, config.image_size, config.centre_crop)
-    raise InputError(f"dataset.name: {config.name!r} given{suggestion(config.name, NAMES)}")
+    return classes.select(DATASETS[config.name](config), config.classes)
 
 
 def load_split(config: ConfigDict) -> tuple[Dataset, splits.Split]:

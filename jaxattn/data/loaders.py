@@ -1,6 +1,6 @@
-"""From a plan to batches on the devices: held there as uint8, or streamed by Grain.
+"""Batches of a sampler on the devices: held there as uint8, or streamed by Grain.
 
-Both give the same batches in the same order from any step on, so nothing of a loader needs saving.
+Both give the same batches in the same order from any step on, so a loader has no state to save.
 """
 
 import collections
@@ -20,17 +20,17 @@ from ml_collections import ConfigDict
 from jaxattn.data import derived
 from jaxattn.data.dataset import MASKS, Dataset, height_width
 from jaxattn.data.samplers import Sampler
-from jaxattn.errors import InputError, suggestion
+from jaxattn.errors import unknown
 from jaxattn.runtime import devices
 
-LOADERS = ("auto", "resident", "grain")
+LOADERS = ("auto", "in_memory", "grain")
 
-#: The share of a device's memory, and the bytes where it does not tell (a CPU), up to which
-#: ``auto`` keeps the images there.
-RESIDENT_SHARE = 0.3
-RESIDENT_BYTES = 1 << 30
+#: ``auto`` keeps the images on the device up to this share of its memory, or on a CPU, whose size
+#: is not known, up to this many bytes.
+MEMORY_SHARE = 0.3
+MEMORY_BYTES = 1 << 30
 
-#: The most threads that decode streamed images: more of them wait for Python's lock.
+#: Threads that decode streamed images; more would wait for Python's lock.
 MOST_THREADS = 16
 
 Batch = dict[str, jax.Array]
@@ -47,7 +47,7 @@ class Loader:
         mesh: Mesh,
         masks: str = "",
     ):
-        """Nothing is read yet.
+        """Reads nothing yet.
 
         Args:
             dataset: Its records are of ``image_size``.
@@ -55,18 +55,15 @@ class Loader:
             config: ``config.loader``: name (one of ``LOADERS``) and workers (processes that decode
                 streamed images; 0 for threads of this one).
             mesh: The devices.
-            masks: Which of `dataset.MASKS` comes with the images; '' for none, which saves the time
-                to decode them.
+            masks: Which of `dataset.MASKS` to load with the images; '' for none.
 
         Raises:
             InputError: Unknown loader or masks.
         """
         if config.name not in LOADERS:
-            raise InputError(
-                f"loader.name: {config.name!r} given{suggestion(config.name, LOADERS)}"
-            )
+            raise unknown("loader.name", config.name, LOADERS)
         if masks and masks not in MASKS:
-            raise InputError(f"masks: {masks!r} given{suggestion(masks, MASKS)}")
+            raise unknown("masks", masks, MASKS)
         self._masks = MASKS.get(masks, "")
         self._dataset, self._config = dataset.decoding((self._masks,)), config
         self._shape = height_width(image_size)
@@ -89,10 +86,10 @@ class Loader:
         arrays = decode_all(self._dataset, self._shape, self._masks)
         return devices.put_replicated(self._mesh, arrays)
 
-    def training(self, plan: Sampler, first: int, last: int) -> Iterator[Batch]:
-        """The batches of the steps ``first`` to ``last - 1`` of a plan."""
-        local = plan.batch_size // jax.process_count()
-        return self._batches(plan, local, plan.batch_size, first, last)
+    def training(self, sampler: Sampler, first: int, last: int) -> Iterator[Batch]:
+        """The batches of the steps ``first`` to ``last - 1`` of a sampler."""
+        local = sampler.batch_size // jax.process_count()
+        return self._batches(sampler, local, sampler.batch_size, first, last)
 
     def evaluation(self, rows: np.ndarray, batch_size: int) -> Iterator[Batch]:
         """All rows in order, the last batch filled up with its last row."""
@@ -105,12 +102,12 @@ class Loader:
         self, rows: "Sampler | np.ndarray", local: int, size: int, first: int, last: int
     ) -> Iterator[Batch]:
         dataset, masks, slots = self._dataset, self._masks, _Slots(rows, local, size)
-        there: Iterator[dict[str, np.ndarray]]
+        batches: Iterator[dict[str, np.ndarray]]
         if self.data:
-            there = (_facts(dataset, masks, slots[step]) for step in range(first, last))
+            batches = (_columns(dataset, masks, slots[step]) for step in range(first, last))
         else:
-            there = self._stream(_Batches(dataset, self._shape, masks, slots, last), first)
-        return _ahead(devices.put_batch(self._mesh, batch) for batch in there)
+            batches = self._stream(_Batches(dataset, self._shape, masks, slots, last), first)
+        return _prefetch(devices.put_batch(self._mesh, batch) for batch in batches)
 
     def _stream(self, batches: "_Batches", first: int) -> Iterator[dict[str, np.ndarray]]:
         # Twice the cores, for what waits for the disk. All that is decoded ahead is in memory.
@@ -158,16 +155,16 @@ class _Batches:
         arrays = _empty(len(rows), self._shape, self._masks)
         for place, row in enumerate(rows.tolist()):
             _put(arrays, place, self._dataset.records[row], self._masks)
-        return _facts(self._dataset, self._masks, rows) | arrays
+        return _columns(self._dataset, self._masks, rows) | arrays
 
 
-def _facts(dataset: Dataset, masks: str, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """What is known of some rows without their pixels."""
-    facts = {"row": rows, "label": dataset.labels[rows]}
+def _columns(dataset: Dataset, masks: str, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """What a batch holds beside pixels."""
+    columns = {"row": rows, "label": dataset.labels[rows]}
     if masks:
-        there = dataset.table.get(f"has_{masks}", np.zeros(len(dataset), np.bool_))
-        facts["has_mask"] = there[rows]
-    return facts
+        has_mask = dataset.table.get(f"has_{masks}", np.zeros(len(dataset), np.bool_))
+        columns["has_mask"] = has_mask[rows]
+    return columns
 
 
 def _empty(count: int, shape: tuple[int, int], masks: str) -> dict[str, np.ndarray]:
@@ -213,10 +210,10 @@ def decode_all(
 def _room() -> float:
     device = jax.local_devices()[0]
     stats = device.memory_stats() if device.platform != "cpu" else None
-    return RESIDENT_SHARE * stats["bytes_limit"] if stats else float(RESIDENT_BYTES)
+    return MEMORY_SHARE * stats["bytes_limit"] if stats else float(MEMORY_BYTES)
 
 
-def _ahead(batches: Iterator[Batch], count: int = 2) -> Iterator[Batch]:
+def _prefetch(batches: Iterator[Batch], count: int = 2) -> Iterator[Batch]:
     """Keeps the transfer of the next batches under way while one is in use."""
     queue: collections.deque[Batch] = collections.deque()
     for batch in batches:

@@ -1,138 +1,102 @@
-"""The plan: which image goes into which slot of which batch, before any pixel is read.
+"""Samplers: which image goes into which slot of which batch, decided before any pixel is read.
 
-Everything here is a pure function of ``(labels, strategy, seed, pass)``. A *pass* is one reading
-of the (balanced) training list in a fresh order; passes follow each other without a gap, so a batch
-may hold the end of one and the start of the next and no image is ever dropped. An *epoch* is only a
-number of steps, which the user sets: Datta et al. 2021 count 919 batches, about a quarter of their
-list, as one.
+A sampler is a pure function of ``(labels, seed, pass)``. A *pass* is one reading of the balanced
+training list in a new order. Passes follow each other without a gap, so a batch may hold the end of
+one and the start of the next, and no image is dropped. An *epoch* is a number of steps, set by the
+user: Datta et al. 2021 call 919 batches an epoch, about a quarter of their list.
+
+To add a sampler, register a function that returns the order of one pass::
+
+    @SAMPLERS.register("mine")
+    def mine(labels, draw):
+        return shuffled(len(labels), draw.seed, draw.index)
 """
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
+from ml_collections import ConfigDict
 
-from jaxattn.errors import InputError, suggestion
+from jaxattn.data.dataset import Dataset
+from jaxattn.errors import invalid, unknown
+from jaxattn.registry import Registry
 
-STRATEGIES = ("none", "oversample", "undersample", "equal", "balanced_batches")
 
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """What a pass depends on beside the labels.
 
-def shuffled(count: int, *seeds: int) -> Int[np.ndarray, " count"]:
-    """A permutation of ``range(count)`` that is a pure function of the seeds.
-
-    NumPy promises the raw bits of a bit generator for ever, but not what ``permutation`` makes of
-    them; so the order is that of the bits.
+    Attributes:
+        seed: Seed of every order.
+        index: Number of the pass.
+        per_class: ``equal``: images of each class in one pass; 0 for the mean count of a class.
+        factors: Multiplies the count of each class, by label; () for 1.
+        options: ``config.sampler.options``, for samplers registered elsewhere.
     """
-    bits = np.random.PCG64(np.random.SeedSequence(seeds)).random_raw(count)
-    return np.argsort(bits, kind="stable")
+
+    seed: int
+    index: int
+    per_class: int = 0
+    factors: tuple[float, ...] = ()
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def by_class(factors: Mapping[str, float], class_names: Sequence[str]) -> tuple[float, ...]:
-    """The factors of ``plan.factors`` in the order of the classes; 1 for a class without.
+#: Samplers by name: ``(labels, draw) -> positions into labels``, as many in every pass.
+SAMPLERS: Registry[Callable[[Int[np.ndarray, " n"], Draw], Int[np.ndarray, " slots"]]] = Registry(
+    "sampler.name"
+)
 
-    Raises:
-        InputError: A factor names no class or is negative.
+
+@SAMPLERS.register("none")
+def natural(labels: Int[np.ndarray, " n"], draw: Draw) -> Int[np.ndarray, " slots"]:
+    """Every image once."""
+    return _by_count(labels, np.bincount(labels), draw)
+
+
+@SAMPLERS.register("oversample")
+def oversample(labels: Int[np.ndarray, " n"], draw: Draw) -> Int[np.ndarray, " slots"]:
+    """Every class as often as the largest."""
+    return _by_count(labels, int(_present(labels).max()), draw)
+
+
+@SAMPLERS.register("undersample")
+def undersample(labels: Int[np.ndarray, " n"], draw: Draw) -> Int[np.ndarray, " slots"]:
+    """Every class as often as the smallest."""
+    return _by_count(labels, int(_present(labels).min()), draw)
+
+
+@SAMPLERS.register("equal")
+def equal(labels: Int[np.ndarray, " n"], draw: Draw) -> Int[np.ndarray, " slots"]:
+    """Every class ``per_class`` times: over- and undersampling (Datta et al. 2021, section 3.1)."""
+    if draw.per_class < 0:
+        raise invalid("sampler.per_class", "a number of at least 0", draw.per_class)
+    return _by_count(labels, draw.per_class or round(_present(labels).mean()), draw)
+
+
+@SAMPLERS.register("balanced_batches")
+def balanced_batches(labels: Int[np.ndarray, " n"], draw: Draw) -> Int[np.ndarray, " slots"]:
+    """Classes take turns, slot by slot (Gessert et al. 2019, section II-F).
+
+    Each batch holds every class equally often, or once more. A class's images are shuffled again
+    whenever each has had its turn, wherever a pass ends. A pass has as many slots as images.
     """
-    for name, factor in factors.items():
-        if name not in class_names:
-            raise InputError(f"plan.factors: class {name!r} given{suggestion(name, class_names)}")
-        if factor < 0:
-            raise InputError(f"plan.factors.{name}: {factor} given, 0 or more wanted")
-    return tuple(float(factors.get(name, 1)) for name in class_names)
-
-
-def counts(
-    labels: Int[np.ndarray, " n"],
-    strategy: str,
-    per_class: int = 0,
-    factors: tuple[float, ...] = (),
-) -> Int[np.ndarray, " classes"]:
-    """How often each class stands in one pass.
-
-    Args:
-        labels: Class of each image.
-        strategy: ``none``: as often as it is there. ``oversample``: every class as often as the
-            largest. ``undersample``: every class as often as the smallest. ``equal``: every class
-            ``per_class`` times, the over- and under-sampling of Datta et al. 2021, section 3.1.
-            ``balanced_batches``: the classes take turns, slot by slot, so that each batch holds
-            every class equally often, or once more (Gessert et al. 2019, II-F); a pass has as many
-            slots as there are images.
-        per_class: The count of ``equal``; 0 for the mean count of a class.
-        factors: What the count of each class is then multiplied by; () for 1. With ``none``, a
-            factor of 4 has each image of its class four times in a pass.
-
-    Returns:
-        Images of each class in one pass; 0 for a class without images.
-
-    Raises:
-        InputError: Unknown strategy or a negative ``per_class``.
-    """
-    if strategy not in STRATEGIES:
-        raise InputError(f"plan.strategy: {strategy!r} given{suggestion(strategy, STRATEGIES)}")
-    if per_class < 0:
-        raise InputError(f"plan.per_class: {per_class} given, 0 or more wanted")
-    there = np.bincount(labels)
-    present = there[there > 0]
-    wanted = {
-        "none": there,
-        "oversample": present.max(),
-        "undersample": present.min(),
-        "equal": per_class or round(present.mean()),
-        "balanced_batches": _turns(there),
-    }[strategy]
-    if factors:
-        wanted = np.rint(wanted * np.array(factors[: len(there)])).astype(int)
-    return np.where(there > 0, wanted, 0)
-
-
-def one_pass(
-    labels: Int[np.ndarray, " n"],
-    strategy: str,
-    seed: int,
-    index: int,
-    per_class: int = 0,
-    factors: tuple[float, ...] = (),
-) -> Int[np.ndarray, " slots"]:
-    """The order of images in pass ``index``: positions into ``labels``.
-
-    An image of a class is used once more than another of its class at most; which ones are is drawn
-    anew in each pass. In ``balanced_batches`` a class's images are shuffled anew whenever all of
-    them have had their turn, wherever a pass ends.
-    """
-    wanted = counts(labels, strategy, per_class, factors)
-    if strategy == "balanced_batches":
-        return _in_turn(labels, seed, index, int(wanted.sum()))
-    chosen = []
-    for label in np.flatnonzero(wanted).tolist():
-        members = np.flatnonzero(labels == label)
-        # + 1: a SeedSequence takes a trailing 0 for nothing.
-        members = members[shuffled(len(members), seed, index, label + 1)]
-        chosen.append(np.resize(members, wanted[label]))
-    positions = np.concatenate(chosen)
-    return positions[shuffled(len(positions), seed, index)]
-
-
-def _turns(there: Int[np.ndarray, " classes"]) -> Int[np.ndarray, " classes"]:
-    """How many slots of the first pass each class has where classes take turns."""
-    classes = np.flatnonzero(there)
-    turns = classes[np.arange(there.sum()) % len(classes)]
-    return np.bincount(turns, minlength=len(there))
-
-
-def _in_turn(
-    labels: Int[np.ndarray, " n"], seed: int, index: int, length: int
-) -> Int[np.ndarray, " slots"]:
     classes = np.unique(labels)
-    turn, whose = np.divmod(np.arange(index * length, (index + 1) * length), len(classes))
+    turns = classes[np.arange(len(labels)) % len(classes)]
+    length = int(_scaled(np.bincount(turns), draw).sum())
+    slots = np.arange(draw.index * length, (draw.index + 1) * length)
+    turn, whose = np.divmod(slots, len(classes))
     positions = np.empty(length, np.int64)
     for i, label in enumerate(classes.tolist()):
         members = np.flatnonzero(labels == label)
         cycle, place = np.divmod(turn[whose == i], len(members))
         first = cycle[0] if len(cycle) else 0
         orders = [
-            members[shuffled(len(members), seed, c, label + 1)] for c in np.unique(cycle).tolist()
+            members[shuffled(len(members), draw.seed, c, label + 1)]
+            for c in np.unique(cycle).tolist()
         ]
         positions[whose == i] = [
             orders[c - first][p] for c, p in zip(cycle.tolist(), place.tolist(), strict=True)
@@ -140,46 +104,108 @@ def _in_turn(
     return positions
 
 
+def _present(labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " classes"]:
+    """The counts of the classes that have images."""
+    counts = np.bincount(labels)
+    return counts[counts > 0]
+
+
+def _scaled(counts: np.ndarray, draw: Draw) -> Int[np.ndarray, " classes"]:
+    if not draw.factors:
+        return counts
+    return np.rint(counts * np.array(draw.factors[: len(counts)])).astype(int)
+
+
+def _by_count(
+    labels: Int[np.ndarray, " n"], wanted: np.ndarray | int, draw: Draw
+) -> Int[np.ndarray, " slots"]:
+    """A shuffled list in which each class stands ``wanted`` times its factor.
+
+    An image is used at most once more than another of its class; which ones is drawn in each pass.
+    """
+    counts = np.bincount(labels)
+    wanted = _scaled(np.broadcast_to(wanted, counts.shape), draw)
+    chosen = [np.zeros(0, np.int64)]
+    for label in np.flatnonzero(counts).tolist():
+        members = np.flatnonzero(labels == label)
+        # + 1: a SeedSequence ignores a trailing 0.
+        members = members[shuffled(len(members), draw.seed, draw.index, label + 1)]
+        chosen.append(np.resize(members, wanted[label]))
+    positions = np.concatenate(chosen)
+    return positions[shuffled(len(positions), draw.seed, draw.index)]
+
+
+def shuffled(count: int, *seeds: int) -> Int[np.ndarray, " count"]:
+    """A permutation of ``range(count)`` that is a pure function of the seeds.
+
+    It sorts raw bits of a bit generator, which NumPy keeps stable for ever, unlike ``permutation``.
+    """
+    bits = np.random.PCG64(np.random.SeedSequence(seeds)).random_raw(count)
+    return np.argsort(bits, kind="stable")
+
+
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-    """An endless, random-access sequence of batches.
+    """An endless, random-access sequence of batches of rows.
 
     Attributes:
         rows: Rows of the data set that may be used, int ``(n,)``.
         labels: Their classes, int ``(n,)``.
         batch_size: Slots in a batch, over all devices and hosts.
         seed: Seed of every order.
-        strategy: See `counts`.
-        per_class: See `counts`.
-        factors: See `counts`.
-        drop_last: Whether a pass leaves out the images that would not fill its last batch, other
-            ones in each pass, so that every pass starts with a batch (PyTorch's ``drop_last``).
+        name: One of ``SAMPLERS``.
+        per_class: See `Draw`.
+        factors: See `Draw`.
+        drop_last: Whether a pass leaves out the images that would not fill its last batch, others
+            in each pass, so that every pass starts with a batch (PyTorch's ``drop_last``).
+        options: See `Draw`.
     """
 
     rows: Int[np.ndarray, " n"]
     labels: Int[np.ndarray, " n"]
     batch_size: int
     seed: int = 0
-    strategy: str = "none"
+    name: str = "none"
     per_class: int = 0
     factors: tuple[float, ...] = ()
     drop_last: bool = False
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def make(cls, config: ConfigDict, dataset: Dataset, rows: Int[np.ndarray, " n"]) -> "Sampler":
+        """The sampler of ``config.sampler`` over some rows of a data set.
+
+        Raises:
+            InputError: A field is wrong, or there are not enough images.
+        """
+        fields = config.sampler.to_dict()
+        factors = fields.pop("factors")
+        for name, factor in factors.items():
+            if name not in dataset.class_names:
+                raise unknown("sampler.factors", name, dataset.class_names)
+            if factor < 0:
+                raise invalid(f"sampler.factors.{name}", "a number of at least 0", factor)
+        fields["factors"] = tuple(float(factors.get(name, 1)) for name in dataset.class_names)
+        return cls(rows, dataset.labels[rows], config.batch_size, config.seed, **fields)
 
     def __post_init__(self):
         if not len(self.rows):
-            raise InputError("plan: no training images given, at least one wanted")
+            raise invalid("sampler", "at least one training image", "none")
         if self.batch_size < 1:
-            raise InputError(f"batch_size: {self.batch_size} given, 1 or more wanted")
-        if not self.pass_length:  # also raises for a wrong strategy
-            raise InputError(
-                f"plan: less than a batch of {self.batch_size} images in a pass given, at least "
-                "one batch wanted"
-            )
+            raise invalid("batch_size", "at least 1", self.batch_size)
+        if not self.pass_length:
+            images = len(self.pass_order(0))
+            raise invalid("sampler", f"a pass of at least {self.batch_size} images", images)
+
+    def pass_order(self, index: int) -> Int[np.ndarray, " slots"]:
+        """The order of one pass: positions into ``labels``."""
+        draw = Draw(self.seed, index, self.per_class, self.factors, self.options)
+        return SAMPLERS[self.name](self.labels, draw)
 
     @functools.cached_property
     def pass_length(self) -> int:
         """Slots in one pass."""
-        total = int(counts(self.labels, self.strategy, self.per_class, self.factors).sum())
+        total = len(self._order(0))
         return total - total % self.batch_size if self.drop_last else total
 
     @property
@@ -191,10 +217,7 @@ class Sampler:
         # Only the newest pass is kept: memory does not grow with the steps taken.
         kept = self.__dict__.get("_kept")
         if kept is None or kept[0] != index:
-            order = one_pass(
-                self.labels, self.strategy, self.seed, index, self.per_class, self.factors
-            )
-            kept = self.__dict__["_kept"] = (index, order)
+            kept = self.__dict__["_kept"] = (index, self.pass_order(index))
         return kept[1]
 
     def __getitem__(self, slot: int) -> int:

@@ -1,7 +1,7 @@
-"""Which image is for training, which for validation, which for testing.
+"""Splits into training, validation and test part.
 
-A split is ``{"train": rows, "validation": rows, "test": rows}``, the rows sorted int64 indices into
-a data set's table. It depends on the image ids only, not on the order of the records.
+A split is ``{"train": rows, "validation": rows, "test": rows}``, with sorted int64 indices into a
+data set's table. It depends on the image ids, not on the order of the records.
 """
 
 import csv
@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
-from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from jaxattn.data import leaks
 from jaxattn.data.dataset import Dataset
-from jaxattn.errors import InputError, suggestion
+from jaxattn.data.sources.tables import read_table
+from jaxattn.errors import invalid, unknown
 
 Split = dict[str, Int[np.ndarray, " rows"]]
 PARTS = ("train", "validation", "test")
@@ -33,49 +33,45 @@ def make(
     folds: int = 3,
     leak: str = "",
 ) -> Split:
-    """Splits a data set so that no lesion is on two sides, unless a leak is asked for.
+    """Splits a data set so that no lesion is in two parts, unless a leak is asked for.
 
     Args:
         dataset: The data set.
         strategy: ``lesion``: lesions are drawn by class; ``datta``: as Datta et al. 2021, the test
             part is drawn by class from the lesions that have exactly one image; ``official``: the
             parts of the data set's challenge, the validation part drawn by class from the training
-            part where there is none; ``folds``: as Gessert et al. 2019, the lesions are cut by
-            class into ``folds`` + 1 parts of one size, of which the first is the test part of every
-            fold and another one each fold's validation part; ``file``: a CSV with the columns
-            image_id and split says it.
+            part if there is none; ``folds``: as Gessert et al. 2019, the lesions are cut by class
+            into ``folds`` + 1 parts of one size, the first of which is the test part of every fold
+            and another one each fold's validation part; ``file``: a CSV of image_id and split.
         seed: Seed of the draw.
         test: The test part, a fraction of the lesions (``lesion``) or of the lesions with one
             image (``datta``), in (0, 1).
         validation: The validation part, a fraction of the lesions that are not in the test part,
             in [0, 1); 0 for none: an ``official`` one is then trained with.
-        file: The CSV of the strategy ``file``. With ``folds`` and the leak ``gessert``: a NumPy
-            archive (.npz) of the indices ``test``, ``val0``, ``train0``, ``val1``, … into the
-            images sorted by image_id, instead of a draw.
+        file: The CSV of the strategy ``file``. With ``folds``, instead of a draw: a NumPy archive
+            (.npz) of the indices ``test``, ``val0``, ``train0``, ``val1``, … into the images sorted
+            by image_id, as Gessert et al. 2019 published them.
         fold: Which fold of ``folds``, from 0.
         folds: How many there are.
-        leak: ``select_on_test``: the test part is the validation part as well, as Datta et al. 2021
-            had it, and no other is drawn; ``koefler``: the split of Köfler 2023, whatever the other
-            arguments, of a data set with its copies, see `leaks.copies`; ``gessert``: ``folds`` are
-            cut by images, wherever their lesions are.
+        leak: ``select_on_test``: the test part is the validation part as well (Datta et al. 2021);
+            ``koefler``: the split of Köfler 2023 of a data set with its copies, see `leaks.copies`,
+            whatever the other arguments; ``gessert``: ``folds`` are cut by image, not by lesion.
 
     Returns:
         The rows of each of ``PARTS``. Images that the CSV does not name are in no part.
 
     Raises:
         InputError: An argument or the file is wrong, a class has too few lesions, or a lesion
-            would be on two sides.
+            would be in two parts.
     """
     if strategy not in STRATEGIES:
-        raise InputError(f"split.strategy: {strategy!r} given{suggestion(strategy, STRATEGIES)}")
+        raise unknown("split.strategy", strategy, STRATEGIES)
     leaks.check(leak)
     if leak == "koefler":
         return leaks.draw_koefler(dataset)
     if (leak == "gessert" or file.endswith(".npz")) and strategy != "folds":
-        raise InputError(
-            f"split.strategy: {strategy!r} given, with split.leak={leak!r} and split.file={file!r} "
-            "'folds' wanted"
-        )
+        with_ = f"'folds' with split.leak={leak!r} and split.file={file!r}"
+        raise invalid("split.strategy", with_, repr(strategy))
     if strategy == "folds":
         split = _folds(dataset, seed, fold, folds, file, leak)
         check(split, dataset, lesions=leak != "gessert")
@@ -85,7 +81,7 @@ def make(
     else:
         for field, value, low in (("test", test, 1e-9), ("validation", validation, 0.0)):
             if not low <= value < 1:
-                raise InputError(f"split.{field}: {value} given, a fraction in [0, 1) wanted")
+                raise invalid(f"split.{field}", "a fraction in [0, 1)", value)
         if strategy == "official":
             split = _official(dataset, seed, validation, leak)
         else:
@@ -98,9 +94,8 @@ def make(
 
 def _official(dataset: Dataset, seed: int, validation: float, leak: str) -> Split:
     if "part" not in dataset.table:
-        raise InputError(
-            f"split.strategy: 'official' given, {dataset.name} has no official parts, "
-            f"{', '.join(STRATEGIES[:2])} or file wanted"
+        raise invalid(
+            "split.strategy", f"lesion, datta, folds or file for {dataset.name}", "'official'"
         )
     part = dataset.table["part"]
     split = {name: np.flatnonzero(part == name) for name in PARTS}
@@ -136,20 +131,21 @@ def _draw(dataset: Dataset, strategy: str, seed: int, test: float, validation: f
 
 def _folds(dataset: Dataset, seed: int, fold: int, folds: int, file: str, leak: str) -> Split:
     if leak in leaks.SELECT_ON_TEST:
-        raise InputError(f"split.leak: {leak!r} given, 'gessert' or none wanted with folds")
+        raise invalid("split.leak", "'gessert' or none with folds", repr(leak))
     if not 0 <= fold < folds:
-        raise InputError(f"split.fold: {fold} given, 0 to {folds - 1} wanted")
+        raise invalid("split.fold", f"0 to {folds - 1}", fold)
     if file:
         return _read_indices(Path(file), dataset, fold)
     ids = dataset.table["image_id" if leak else "lesion_id"]
+    from sklearn.model_selection import StratifiedKFold  # imports slowly
+
     units, first, unit_of_row = np.unique(ids, return_index=True, return_inverse=True)
     classes = dataset.labels[first]
     counts = np.bincount(classes, minlength=len(dataset.class_names))
     if (counts[counts > 0] <= folds).any():
         listed = ", ".join(f"{c} {n}" for c, n in zip(dataset.class_names, counts, strict=True))
-        raise InputError(
-            f"split.folds: {folds} given, which makes {folds + 1} parts of {dataset.name}, but at "
-            f"least as many of each class wanted ({listed} there)"
+        raise invalid(
+            "split.folds", f"fewer than the lesions or images of each class ({listed})", folds
         )
     part = np.empty(len(units), int)
     parts = StratifiedKFold(folds + 1, shuffle=True, random_state=seed).split(units, classes)
@@ -167,14 +163,13 @@ def _read_indices(path: Path, dataset: Dataset, fold: int) -> Split:
             indices = {name: archive[key].astype(np.int64) for name, key in keys.items()}
     except (OSError, ValueError, KeyError) as error:
         wanted = ", ".join(keys.values())
-        raise InputError(
-            f"split.file: {path} given ({error}), an .npz of {wanted} wanted"
-        ) from error
+        raise invalid("split.file", f"an .npz of {wanted}", f"{path} ({error})") from error
     every = np.sort(np.concatenate(list(indices.values())))
     if not np.array_equal(every, np.arange(len(dataset))):
-        raise InputError(
-            f"{path}: {len(every)} indices from {every.min()} to {every.max()} given, each of the "
-            f"{len(dataset)} images of {dataset.name} once wanted"
+        raise invalid(
+            str(path),
+            f"each of the {len(dataset)} images of {dataset.name} once",
+            f"{len(every)} indices from {every.min()} to {every.max()}",
         )
     order = np.argsort(dataset.table["image_id"], kind="stable")
     return {name: np.sort(order[chosen]) for name, chosen in indices.items()}
@@ -183,7 +178,9 @@ def _read_indices(path: Path, dataset: Dataset, fold: int) -> Split:
 def _stratified(
     pool: np.ndarray, classes: np.ndarray, fraction: float, seed: int, name: str, dataset: Dataset
 ) -> np.ndarray:
-    """Draws a fraction of the pool, by class, with scikit-learn as the published code does."""
+    """Draws a fraction of the pool by class, with scikit-learn like the published code."""
+    from sklearn.model_selection import train_test_split  # imports slowly
+
     try:
         return train_test_split(
             pool, test_size=fraction, stratify=classes[pool], random_state=seed
@@ -191,15 +188,15 @@ def _stratified(
     except ValueError as error:
         counts = np.bincount(classes[pool], minlength=len(dataset.class_names))
         listed = ", ".join(f"{c} {n}" for c, n in zip(dataset.class_names, counts, strict=True))
-        raise InputError(
-            f"split.{name}: {fraction} of the lesions of {dataset.name} by class given, but the "
-            f"lesions to draw from are too few ({listed}); at least 2 of every class and one per "
-            "class in the part wanted"
+        raise invalid(
+            f"split.{name}",
+            "at least 2 lesions of every class to draw from, and one of each in the part",
+            f"{fraction} of too few lesions of {dataset.name} ({listed})",
         ) from error
 
 
 def check(split: Mapping[str, np.ndarray], dataset: Dataset, lesions: bool = True) -> None:
-    """Raises InputError where the training or test part is empty or a lesion is on two sides.
+    """Raises InputError if the training or test part is empty or a lesion is in two parts.
 
     Args:
         split: The split.
@@ -208,14 +205,15 @@ def check(split: Mapping[str, np.ndarray], dataset: Dataset, lesions: bool = Tru
     """
     for name in ("train", "test"):
         if not len(split[name]):
-            raise InputError(f"split of {dataset.name}: the {name} part is empty, images wanted")
+            raise invalid(f"split of {dataset.name}, {name} part", "images", "none")
     sides: dict[str, str] = {}
     for name, rows in split.items() if lesions else ():
         for lesion in np.unique(dataset.table["lesion_id"][rows]).tolist():
             if sides.setdefault(lesion, name) != name:
-                raise InputError(
-                    f"split of {dataset.name}: lesion {lesion} has images in the {sides[lesion]} "
-                    f"and in the {name} part, all images of a lesion in one part wanted"
+                raise invalid(
+                    f"split of {dataset.name}",
+                    f"all images of lesion {lesion} in one part",
+                    f"some in the {sides[lesion]} and some in the {name} part",
                 )
 
 
@@ -246,41 +244,27 @@ def read(path: str | Path, dataset: Dataset, leak: str = "") -> Split:
     Args:
         path: The file.
         dataset: What it splits.
-        leak: One of ``leaks.SELECT_ON_TEST``: the test part is the validation part as well.
+        leak: If one of ``leaks.SELECT_ON_TEST``, the test part is the validation part as well.
 
     Raises:
-        InputError: No such file, a column is missing, a split or an image is unknown, an image
-            stands there twice, or a column ``leak`` names another one.
+        InputError: The file cannot be read, see `tables.read_table`; a split or an image is
+            unknown, an image is named twice, or a column ``leak`` names another protocol.
     """
-    if not path or not Path(path).is_file():
-        raise InputError(f"split.file: {str(path)!r} given, a CSV of image_id and split wanted")
+    if not path:
+        raise invalid("split.file", "a CSV of image_id and split", "nothing")
     row_of = {image: row for row, image in enumerate(dataset.table["image_id"].tolist())}
     rows: dict[str, list[int]] = {name: [] for name in PARTS}
     seen: set[str] = set()
-    with Path(path).open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        missing = {"image_id", "split"} - set(reader.fieldnames or ())
-        if missing:
-            raise InputError(
-                f"{path}: columns {reader.fieldnames} given, {sorted(missing)} wanted as well"
-            )
-        for line in reader:
-            image, given = line["image_id"], line["split"]
-            name = {"val": "validation"}.get(given, given)
-            where = f"{path}, line {reader.line_num}"
-            if line.get("leak") and line["leak"] != leak:
-                raise InputError(
-                    f"{where}: leak {line['leak']!r} given, --config.split.leak={line['leak']} "
-                    "wanted as well"
-                )
-            if name not in PARTS:
-                raise InputError(f"{where}: split {given!r} given, one of {PARTS} wanted")
-            if image not in row_of:
-                raise InputError(f"{where}: image_id {image!r} is not in {dataset.name}")
-            if image in seen:
-                raise InputError(f"{where}: image_id {image!r} given twice, one line wanted")
-            seen.add(image)
-            rows[name].append(row_of[image])
+    for line in read_table(Path(path).expanduser(), ("image_id", "split")):
+        if line.fields.get("leak", leak) not in (leak, ""):
+            raise line.error("leak", f"{leak!r}, as in split.leak")
+        image, part = line.text("image_id"), line.choice("split", (*PARTS, "val"))
+        if image not in row_of:
+            raise line.error("image_id", f"an image of {dataset.name}")
+        if image in seen:
+            raise line.error("image_id", "each image once")
+        seen.add(image)
+        rows["validation" if part == "val" else part].append(row_of[image])
     if leak in leaks.SELECT_ON_TEST:
         rows["validation"] = rows["test"]
     return {name: np.sort(np.asarray(chosen, dtype=np.int64)) for name, chosen in rows.items()}

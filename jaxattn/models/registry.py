@@ -168,7 +168,7 @@ def find(name: str) -> Model:
     return MODELS[name]
 
 
-def build(name: str, num_classes: int, *, dtype: Any = jnp.float32, **options: Any) -> nn.Module:
+def create(name: str, num_classes: int, *, dtype: Any = jnp.float32, **options: Any) -> nn.Module:
     """Makes a classifier by name.
 
     Args:

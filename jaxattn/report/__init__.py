@@ -24,10 +24,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from jaxattn import overlays
+from jaxattn.cli import run_main
 from jaxattn.config import flatten
 from jaxattn.data import leaks
 from jaxattn.errors import InputError
-from jaxattn.cli import run_main
 from jaxattn.metrics import MEASURES, number, paired_rows
 from jaxattn.reference_results import DATTA2021
 

@@ -69,7 +69,7 @@ def test_weightless_layers_count():
     keras.utils.clear_session()
     with keras.StatelessScope(initialize_variables=False):
         model = keras.applications.InceptionV3(weights=None)
-    ours = order(keras_networks.output(registry.build("keras_inception_v3", 1000)))
+    ours = order(keras_networks.output(registry.create("keras_inception_v3", 1000)))
     assert len(ours) == len(model.layers)
 
 
@@ -77,7 +77,7 @@ def test_the_released_tap_is_keras_layer_195():
     """Datta et al.'s Grad-CAM names it: conv2d_195, in a fresh session."""
     layers = {
         layer.path: layer.name
-        for layer in order(keras_networks.output(registry.build("irv2_sa", 7)))
+        for layer in order(keras_networks.output(registry.create("irv2_sa", 7)))
     }
     assert layers["backbone/block8_9/branch0/conv1/conv"] == "conv2d_195"
     assert layers["backbone/block8_9/branch0/conv1/bn"] == "batch_normalization_195"

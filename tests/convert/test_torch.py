@@ -126,7 +126,7 @@ def test_every_endpoint_is_pytorchs(name):
     images = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype(np.float32)
     variables = from_state_dict(name, state_dict(name))
     classes = variables["params"]["backbone"].get("logits", {"bias": None})["bias"]
-    backbone = registry.build(name, 1).backbone(
+    backbone = registry.create(name, 1).backbone(
         num_classes=None if classes is None else len(classes)
     )
     own = {kind: tree["backbone"] for kind, tree in variables.items()}
@@ -147,7 +147,7 @@ def test_gesserts_densenet_ends_before_the_relu():
     with torch.no_grad():
         pixels = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
         features = randomised("torch_densenet121").features(pixels).mean((2, 3)).numpy()
-    model = registry.build("gessert2019", 5, backbone="torch_densenet121", endpoint="bn")
+    model = registry.create("gessert2019", 5, backbone="torch_densenet121", endpoint="bn")
     variables = from_state_dict("torch_densenet121", state_dict("torch_densenet121"))
     params = variables["params"]["backbone"]
     params, logits = {k: v for k, v in params.items() if k != "logits"}, params["logits"]

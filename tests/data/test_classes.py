@@ -54,15 +54,18 @@ def test_what_is_left_out_is_said(dataset, monkeypatch):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (("aa", "b"), "dataset.classes: 'aa' given; did you mean 'a'"),
-        (("x=a+zz", "b"), "'zz' given; known: a, b, c, d, e (in 'x=a+zz')"),
-        (("a", "b", "a"), "'a' given, a name that no other class has wanted"),
-        (("a", "x=b+a"), "'a' given twice, once wanted"),
-        (("a", "x="), "'' given; known: a, b, c, d, e (in 'x=')"),
-        (("=a", "b"), "'=a' given, a name that no other class has wanted"),
-        (("a+b", "c"), "'a+b' given"),
-        (("a",), "('a',) given, two or more classes wanted"),
-        (("a", "e"), "'e' given, noise has no image of it"),
+        (
+            ("aa", "b"),
+            "dataset.classes: expected one of a, b, c, d, e (did you mean 'a'?), got 'aa'",
+        ),
+        (("x=a+zz", "b"), "dataset.classes: expected one of a, b, c, d, e, got 'zz'"),
+        (("a", "b", "a"), "dataset.classes: expected a new name, got 'a'"),
+        (("a", "x=b+a"), "dataset.classes: expected each class once, got 'a' twice"),
+        (("a", "x="), "dataset.classes: expected one of a, b, c, d, e, got ''"),
+        (("=a", "b"), "dataset.classes: expected a new name, got '=a'"),
+        (("a+b", "c"), "got 'a+b'"),
+        (("a",), "dataset.classes: expected two or more classes, got ('a',)"),
+        (("a", "e"), "expected classes with images in noise, got 'e'"),
     ],
 )
 def test_wrong_classes_are_one_clear_error(make_dataset, given, message):
@@ -73,13 +76,13 @@ def test_wrong_classes_are_one_clear_error(make_dataset, given, message):
 
 
 def test_one_string_is_no_tuple():
-    with pytest.raises(InputError, match="'nv' given, a tuple of classes wanted"):
+    with pytest.raises(InputError, match="dataset.classes: expected a tuple of classes, got 'nv'"):
         classes.parse("nv", ("nv", "mel"))
 
 
 def test_a_config_chooses_classes_of_any_data_set():
     config = base().dataset
-    config.num_images = 70
+    config.num_images, config.image_size = 70, 64
     whole = load.load(config)
     config.classes = KOEFLER
     ordered = load.load(config)

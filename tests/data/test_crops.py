@@ -48,13 +48,13 @@ def test_ordered_crops_are_those_places_in_training_and_evaluation():
     assert cut.shape == (2, *crops.input_shape(45, 60))
     for n, (y, x) in enumerate(corners(9, (45, 60), (22, 24))):
         np.testing.assert_array_equal(cut[:, n], images[:, y : y + 22, x : x + 24])
-    np.testing.assert_array_equal(crops.training(jax.random.key(0), images), cut)
+    np.testing.assert_array_equal(crops.training(jax.random.key(0), images)[0], cut)
 
 
 def test_patch_dropout_blackens_whole_crops_at_its_rate():
     images = pixels(600, 4, 4, 3) + 0.1
     crops = Crops("ordered", size=2, count=4, dropout=0.3)
-    cut = crops.training(jax.random.key(0), images)
+    cut, _ = crops.training(jax.random.key(0), images)
     whole = crops.evaluation(images)
     black = (cut == 0).all((2, 3, 4))
     np.testing.assert_array_equal(cut, jnp.where(black[..., None, None, None], 0, whole))
@@ -67,7 +67,7 @@ def test_multi_trains_on_any_crop_and_evaluates_ordered_ones():
     rows, columns = np.mgrid[:6, :8]
     image = jnp.asarray(np.stack([rows, columns, 0 * rows], -1), jnp.float32)
     crops = Crops("multi", size=(4, 5), count=4)
-    cut = crops.training(jax.random.key(1), jnp.broadcast_to(image, (400, 6, 8, 3)))
+    cut, _ = crops.training(jax.random.key(1), jnp.broadcast_to(image, (400, 6, 8, 3)))
     assert cut.shape == (400, 4, 5, 3)
     places = {tuple(place) for place in np.asarray(cut[:, 0, 0, :2]).astype(int).tolist()}
     assert places == {(y, x) for y in range(3) for x in range(4)}
@@ -108,7 +108,8 @@ def test_single_reads_parts_of_the_published_sizes():
     rows, columns = np.mgrid[:90, :120].astype(np.float32) + 0.5
     image = jnp.asarray(np.stack([rows, columns, 0 * rows], -1))
     crops = Crops("single", size=8, least_area=0.2)
-    cut = np.asarray(crops.training(jax.random.key(0), jnp.broadcast_to(image, (300, 90, 120, 3))))
+    cut, _ = crops.training(jax.random.key(0), jnp.broadcast_to(image, (300, 90, 120, 3)))
+    cut = np.asarray(cut)
     height = (cut[:, 5, 4, 0] - cut[:, 2, 4, 0]) / 3 * 8
     width = (cut[:, 4, 5, 1] - cut[:, 4, 2, 1]) / 3 * 8
     area, ratio = height * width / (90 * 120), width / height
@@ -150,7 +151,7 @@ def test_shapes_are_as_announced(strategy):
     images = pixels(3, 16, 20, 3)
     crops = Crops(strategy, size=(8, 10), count=9)
     shape = crops.input_shape(16, 20)
-    assert crops.training(jax.random.key(0), images).shape == (3, *shape)
+    assert crops.training(jax.random.key(0), images)[0].shape == (3, *shape)
     count = 27 if strategy == "multi" else 3
     assert crops.evaluation(images).shape == (count, *shape)
 
@@ -159,9 +160,9 @@ def test_shapes_are_as_announced(strategy):
     ("arguments", "message"),
     [
         ({"strategy": "order"}, "did you mean 'ordered'"),
-        ({"count": 7}, "crops.count: 7 given"),
-        ({"dropout": 1.5}, "crops.dropout: 1.5 given"),
-        ({"size": (0, 5)}, "crops.size: given"),
+        ({"count": 7}, "crops.count: expected one of .*, got 7"),
+        ({"dropout": 1.5}, "crops.dropout: expected a number in .*, got 1.5"),
+        ({"size": (0, 5)}, "crops.size: expected one or two lengths"),
     ],
 )
 def test_wrong_arguments(arguments, message):
@@ -170,5 +171,5 @@ def test_wrong_arguments(arguments, message):
 
 
 def test_crops_larger_than_the_image():
-    with pytest.raises(InputError, match="crops.size: 224x224 given, at most the 64x64"):
+    with pytest.raises(InputError, match="crops.size: expected at most 64x64, got 224x224"):
         Crops("ordered").input_shape(64, 64)

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ml_collections import ConfigDict
 
-from jaxattn.data.samplers import STRATEGIES, Sampler, by_class, counts, one_pass, shuffled
+from jaxattn.config import base
+from jaxattn.data.samplers import SAMPLERS, Draw, Sampler, shuffled
 from jaxattn.data.sources import ham10000
 from jaxattn.errors import InputError
 
@@ -20,12 +22,21 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize(("strategy", "per_class"), EXPECTED)
-def test_one_pass_by_counting(strategy, per_class):
-    positions = one_pass(LABELS, strategy, seed=1, index=0, per_class=per_class)
-    wanted = EXPECTED[strategy, per_class]
+def one_pass(labels, name, seed=0, index=0, **options):
+    """The order of one pass of a sampler."""
+    return SAMPLERS[name](labels, Draw(seed, index, **options))
+
+
+def counts(labels, name, **options):
+    """How often each class stands in one pass."""
+    return np.bincount(labels[one_pass(labels, name, **options)], minlength=labels.max() + 1)
+
+
+@pytest.mark.parametrize(("name", "per_class"), EXPECTED)
+def test_one_pass_by_counting(name, per_class):
+    positions = one_pass(LABELS, name, seed=1, per_class=per_class)
+    wanted = EXPECTED[name, per_class]
     assert np.bincount(LABELS[positions]).tolist() == wanted
-    assert counts(LABELS, strategy, per_class).tolist() == wanted
     for label, want in enumerate(wanted):
         used = Counter(positions[LABELS[positions] == label].tolist())
         uses = [used[image] for image in np.flatnonzero(label == LABELS).tolist()]
@@ -35,17 +46,17 @@ def test_one_pass_by_counting(strategy, per_class):
 
 @given(
     labels=st.lists(st.integers(0, 4), min_size=1, max_size=60).map(np.array),
-    strategy=st.sampled_from(STRATEGIES),
+    name=st.sampled_from(sorted(SAMPLERS)),
     seed=st.integers(0, 1000),
 )
-def test_plan_is_the_passes_one_after_the_other(labels, strategy, seed):
-    plan = Sampler(np.arange(len(labels)) * 3, labels, 4, seed, strategy)
-    passes = [3 * one_pass(labels, strategy, seed, index) for index in range(2)]
-    steps = 2 * plan.pass_length // 4
-    slots = np.concatenate([plan.batch(step) for step in range(steps)] or [np.zeros(0, int)])
+def test_batches_are_the_passes_one_after_the_other(labels, name, seed):
+    sampler = Sampler(np.arange(len(labels)) * 3, labels, 4, seed, name)
+    passes = [3 * one_pass(labels, name, seed, index) for index in range(2)]
+    steps = 2 * sampler.pass_length // 4
+    slots = np.concatenate([sampler.batch(step) for step in range(steps)] or [np.zeros(0, int)])
     np.testing.assert_array_equal(slots, np.concatenate(passes)[: steps * 4])
     # Random access from any step on, in another process, too.
-    copied = pickle.loads(pickle.dumps(plan))
+    copied = pickle.loads(pickle.dumps(sampler))
     for step in reversed(range(steps)):
         np.testing.assert_array_equal(copied.batch(step), slots[step * 4 : step * 4 + 4])
 
@@ -71,9 +82,9 @@ def test_balanced_batches_by_counting(classes, batch):
     """Each batch holds every class equally often or once more; used up, a class is shuffled."""
     rng = np.random.default_rng(0)
     labels = rng.permutation(np.repeat(np.arange(classes), rng.integers(2, 30, classes)))
-    plan = Sampler(np.arange(len(labels)) + 100, labels, batch, 3, "balanced_batches")
-    assert plan.pass_length == len(labels)
-    slots = np.concatenate([plan.batch(step) for step in range(80)]) - 100
+    sampler = Sampler(np.arange(len(labels)) + 100, labels, batch, 3, "balanced_batches")
+    assert sampler.pass_length == len(labels)
+    slots = np.concatenate([sampler.batch(step) for step in range(80)]) - 100
     for held in labels[slots].reshape(80, batch):
         assert set(np.bincount(held, minlength=classes)) <= {batch // classes, -(-batch // classes)}
     total = np.bincount(labels[slots])
@@ -99,10 +110,13 @@ def test_classes_without_images_are_left_out():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"strategy": "oversampel"}, "did you mean 'oversample'"),
-        ({"per_class": -1, "strategy": "equal"}, "plan.per_class: -1 given"),
-        ({"batch_size": 0}, "batch_size: 0 given"),
-        ({"rows": np.arange(0), "labels": np.arange(0)}, "no training images given"),
+        ({"name": "oversampel"}, "did you mean 'oversample'"),
+        ({"per_class": -1, "name": "equal"}, "sampler.per_class: expected a number of at least 0"),
+        ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
+        (
+            {"rows": np.arange(0), "labels": np.arange(0)},
+            "sampler: expected at least one training image",
+        ),
     ],
 )
 def test_wrong_argument_is_one_clear_error(arguments, message):
@@ -112,39 +126,45 @@ def test_wrong_argument_is_one_clear_error(arguments, message):
     assert message in str(error.value)
 
 
-def test_factors_and_whole_batches_are_yans():
+def test_factors_and_whole_batches_are_yans(make_dataset):
     """ISIC 2017: melanomas four times make 3,122 slots, 97 whole batches of 32, of each pass."""
     labels = np.repeat([0, 1], [1626, 374])
-    factors = by_class({"melanoma": 4.0}, ("rest", "melanoma"))
-    assert counts(labels, "none", 0, factors).tolist() == [1626, 4 * 374]
-    plan = Sampler(np.arange(2000), labels, 32, factors=factors, drop_last=True)
-    assert (plan.pass_length, plan.steps_per_pass) == (97 * 32, 97)
-    used = Counter(plan[slot] for slot in range(plan.pass_length))
+    dataset = make_dataset(labels, names=("rest", "melanoma"))
+    config = base()
+    config.batch_size = 32
+    config.sampler.update(factors={"melanoma": 4.0}, drop_last=True)
+    sampler = Sampler.make(config, dataset, np.arange(2000))
+    assert counts(labels, "none", factors=sampler.factors).tolist() == [1626, 4 * 374]
+    assert (sampler.pass_length, sampler.steps_per_pass) == (97 * 32, 97)
+    used = Counter(sampler[slot] for slot in range(sampler.pass_length))
     assert max(used[row] for row in range(1626)) == 1
     assert max(used[row] for row in range(1626, 2000)) == 4
     assert sum(used[row] for row in range(1626, 2000)) > 4 * 374 - 18
     # Other images are left out of the next pass, which starts with a batch.
     left_out = [
-        {row for row in range(1626) if row not in set(plan.rows[plan._order(i)[: 97 * 32]])}
+        {row for row in range(1626) if row not in set(sampler.rows[sampler._order(i)[: 97 * 32]])}
         for i in range(2)
     ]
     assert left_out[0] != left_out[1]
-    with pytest.raises(InputError, match="less than a batch of 32 images"):
+    with pytest.raises(InputError, match="sampler: expected a pass of at least 32 images, got 9"):
         Sampler(np.arange(9), np.zeros(9, int), 32, drop_last=True)
-    with pytest.raises(InputError, match="plan.factors: class 'mel' given; known: melan"):
-        by_class({"mel": 4.0}, ("rest", "melanoma"))
-    with pytest.raises(InputError, match=r"plan.factors.rest: -1.0 given"):
-        by_class({"rest": -1.0}, ("rest", "melanoma"))
+    for factors, message in (
+        ({"mel": 4.0}, "sampler.factors: expected one of melanoma, rest"),
+        ({"rest": -1.0}, "sampler.factors.rest: expected a number of at least 0, got -1.0"),
+    ):
+        config.sampler.factors = ConfigDict(factors)
+        with pytest.raises(InputError, match=message):
+            Sampler.make(config, dataset, np.arange(2000))
 
 
-def test_plans_on_ham10000(real_source):
-    """The class counts of the data set's paper, as each strategy changes them."""
+def test_samplers_on_ham10000(real_source):
+    """The class counts of the data set's paper, as each sampler changes them."""
     rows = ham10000.read(real_source).rows
     labels = np.array([ham10000.CLASS_NAMES.index(row.dx) for row in rows])
     assert counts(labels, "none").tolist() == [327, 514, 1099, 115, 1113, 6705, 142]
     assert counts(labels, "oversample").tolist() == [6705] * 7
-    plan = Sampler(np.arange(len(labels)), labels, 45, 0, "balanced_batches")
-    for step in (0, 1, 100, plan.steps_per_pass - 1, plan.steps_per_pass):
-        assert sorted(np.bincount(labels[plan.batch(step)]).tolist()) == [6, 6, 6, 6, 7, 7, 7]
-    pass_of = labels[one_pass(labels, "balanced_batches", 0, 0)]
+    sampler = Sampler(np.arange(len(labels)), labels, 45, 0, "balanced_batches")
+    for step in (0, 1, 100, sampler.steps_per_pass - 1, sampler.steps_per_pass):
+        assert sorted(np.bincount(labels[sampler.batch(step)]).tolist()) == [6, 6, 6, 6, 7, 7, 7]
+    pass_of = labels[one_pass(labels, "balanced_batches")]
     assert np.bincount(pass_of).tolist() == [1431] * 5 + [1430] * 2

@@ -74,15 +74,24 @@ def test_written_split_is_read_back(make_dataset, tmp_path):
 
 
 FILES = {
-    "header": ("image,split\nIMG_00000,train\n", "columns ['image', 'split'] given"),
-    "part": ("image_id,split\nIMG_00000,trian\n", "line 2: split 'trian' given"),
-    "image": ("image_id,split\nIMG_99999,train\n", "image_id 'IMG_99999' is not in noise"),
-    "twice": ("image_id,split\nIMG_00000,train\nIMG_00000,test\n", "given twice"),
+    "header": ("image,split\nIMG_00000,train\n", "wanted also image_id"),
+    "part": (
+        "image_id,split\nIMG_00000,trian\n",
+        "row 2, split: given 'trian', wanted one of train, validation, test",
+    ),
+    "image": (
+        "image_id,split\nIMG_99999,train\n",
+        "row 2, image_id: given 'IMG_99999', wanted an image of noise",
+    ),
+    "twice": (
+        "image_id,split\nIMG_00000,train\nIMG_00000,test\n",
+        "row 3, image_id: given 'IMG_00000', wanted each image once",
+    ),
     "lesion": (
         "image_id,split\nIMG_00000,train\nIMG_00001,test\nIMG_00002,train\n",
-        "lesion LES_0 has images in the train and in the test part",
+        "images of lesion LES_0 in one part, got some in the train and some in the test part",
     ),
-    "empty": ("image_id,split\nIMG_00000,train\n", "the test part is empty"),
+    "empty": ("image_id,split\nIMG_00000,train\n", "test part: expected images, got none"),
 }
 
 
@@ -100,12 +109,12 @@ def test_wrong_file_is_one_clear_error(make_dataset, tmp_path, case):
     ("arguments", "message"),
     [
         ({"strategy": "lesions"}, "did you mean 'lesion'"),
-        ({"test": 1.5}, "split.test: 1.5 given"),
-        ({"test": 0.0}, "split.test: 0.0 given"),
-        ({"validation": -0.1}, "split.validation: -0.1 given"),
-        ({"strategy": "file"}, "split.file: '' given"),
-        ({"strategy": "file", "file": "nowhere.csv"}, "'nowhere.csv' given"),
-        ({"test": 0.1}, "too few (a 2, b 2, c 1)"),
+        ({"test": 1.5}, "split.test: expected a fraction in [0, 1), got 1.5"),
+        ({"test": 0.0}, "split.test: expected a fraction"),
+        ({"validation": -0.1}, "split.validation: expected a fraction in [0, 1), got -0.1"),
+        ({"strategy": "file"}, "split.file: expected a CSV of image_id and split, got nothing"),
+        ({"strategy": "file", "file": "nowhere.csv"}, "nowhere.csv: "),
+        ({"test": 0.1}, "too few lesions of noise (a 2, b 2, c 1)"),
     ],
 )
 def test_wrong_argument_is_one_clear_error(make_dataset, arguments, message):
@@ -124,7 +133,10 @@ def test_gesserts_published_folds_on_ham10000(make_dataset, real_source, fold):
     labels = [ham10000.CLASS_NAMES.index(row.dx) for row in rows]
     dataset = make_dataset(labels, [row.lesion_id for row in rows], names=ham10000.CLASS_NAMES)
     dataset.table["image_id"][:] = [row.image_id[-9:] for row in rows]
-    split = splits.make(dataset, "folds", fold=fold, file=str(path), leak="gessert")
+    # Published by image index, and yet clean: make refuses a split with a lesion in two parts.
+    split = splits.make(dataset, "folds", fold=fold, file=str(path))
+    parts_of_lesion = [set(dataset.table["lesion_id"][rows].tolist()) for rows in split.values()]
+    assert len(set.union(*parts_of_lesion)) == sum(map(len, parts_of_lesion)) == 7470
     sizes = {part: len(rows) for part, rows in split.items()}
     assert sizes == {
         "train": (4993, 4996, 5019)[fold],
