@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 from jaxattn import evaluate, train
 from jaxattn.data.crops import corners
 from jaxattn.models import registry
-from jaxattn.models.densenet import DenseNet
+from jaxattn.models.backbones import Entry
+from jaxattn.models.backbones.densenet import DenseNet
 from jaxattn.models.gessert2019 import PatchClassifier
 
 IMAGE, CROP, COUNT = (40, 56), 24, 4
@@ -20,7 +21,7 @@ IMAGE, CROP, COUNT = (40, 56), 24, 4
 @pytest.fixture
 def crops_config(tiny_config, monkeypatch):
     """A patch classifier on images that are not square, 4 crops of each."""
-    backbone = functools.partial(DenseNet, blocks=(1, 1), torch=True)
+    backbone = Entry(functools.partial(DenseNet, blocks=(1, 1), framework="torch"))
     entry = registry.Model(PatchClassifier, CROP, {"backbone": backbone})
     monkeypatch.setitem(registry.MODELS, "tiny_patches", entry)
     config = tiny_config

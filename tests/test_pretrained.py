@@ -11,9 +11,10 @@ from jaxattn import checkpoints, pretrained, run_dir, train
 from jaxattn.checkpoints import Checkpoints
 from jaxattn.errors import InputError
 from jaxattn.models import registry
+from jaxattn.models.backbones import Entry
+from jaxattn.models.backbones.densenet import DenseNet
 from jaxattn.models.classifier import Classifier
 from jaxattn.models.datta2021 import TappedClassifier
-from jaxattn.models.densenet import DenseNet
 from jaxattn.state import TrainState
 
 
@@ -111,7 +112,7 @@ def test_weights_that_do_not_fit_leave_no_run(tiny_config, run, tmp_path):
 @pytest.fixture
 def state(monkeypatch):
     """States of small networks that share a backbone."""
-    backbone = functools.partial(DenseNet, blocks=(1, 1, 1, 1))
+    backbone = Entry(functools.partial(DenseNet, blocks=(1, 1, 1, 1)))
     whole = registry.Model(Classifier, 32, {"backbone": backbone})
     tap = {"backbone": backbone, "endpoint": "conv4_block1/conv1", "heads": 2}
     monkeypatch.setitem(registry.MODELS, "whole", whole)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxattn.errors import InputError
-from jaxattn.models.vgg_bn import VGGBN
+from jaxattn.models.backbones.vgg import VGGBN
 from jaxattn.models.yan2019 import GatedClassifier
 from jaxattn.saliency import ClassActivation
 

@@ -13,7 +13,9 @@ count in the depth; `order` then gives the place of every layer.
 
 import collections
 import dataclasses
+import functools
 import graphlib
+from collections.abc import Callable
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -87,3 +89,41 @@ def order(output: Layer) -> list[Layer]:
         for source in layer.inputs:
             depth[source] = max(depth[source], depth[layer] + 1)
     return sorted(found, key=lambda layer: (-depth[layer], found[layer]))
+
+
+#: Applies the layers of one endpoint and returns the last one.
+Stage = Callable[[Network, Layer], Layer]
+
+
+def layers(*kinds: str) -> Stage:
+    """Layers without weights."""
+
+    def stage(net: Network, x: Layer) -> Layer:
+        return functools.reduce(lambda x, kind: net(kind, x), kinds, x)
+
+    return stage
+
+
+def layer(kind: str, path: str, name: str | None = None) -> Stage:
+    """One layer with weights."""
+    return lambda net, x: net(kind, x, path=path, name=name)
+
+
+def conv_bn(
+    net: Network, x: Layer, path: str, conv: str | None = None, bn: str | None = None
+) -> Layer:
+    """A convolution and batch norm, with the names they may have."""
+    x = net("conv2d", x, path=f"{path}/conv", name=conv)
+    return net("batch_normalization", x, path=f"{path}/bn", name=bn)
+
+
+def conv_bn_relu(net: Network, x: Layer, path: str, *names: str) -> Layer:
+    """A convolution, batch norm and a ReLU."""
+    return net("activation", conv_bn(net, x, path, *names), path=path)
+
+
+def classifier(num_classes: int | None) -> dict[str, Stage]:
+    """The end of the networks of keras.applications; nothing without classes."""
+    if num_classes is None:
+        return {}
+    return {"global_pool": layers("pooling"), "logits": layer("dense", "logits", "predictions")}

@@ -1,13 +1,13 @@
 """PyTorch's state dicts as our variables: torchvision's, timm's and pretrainedmodels' names.
 
 A state dict says which array belongs where, so every one of ours is looked up by its name: layer by
-layer under the names of `torch_names`. Arrays change their axes and nothing else: kernels of
-convolutions from OIHW to HWIO, those of dense layers from (out, in) to (in, out).
+layer under the names of its backbone's ``Entry.torch_names``. Only the axes of arrays change:
+kernels of convolutions from OIHW to HWIO, of dense layers from (out, in) to (in, out).
 """
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,9 @@ import safetensors
 import safetensors.numpy
 from flax import traverse_util
 
-from jaxattn.errors import InputError
+from jaxattn.errors import InputError, invalid
 from jaxattn.models import registry
-from jaxattn.models.backbone import Backbone
-from jaxattn.models.classifier import Classifier
-from jaxattn.models.densenet import DenseNet
-from jaxattn.models.inception_v3 import InceptionV3
-from jaxattn.models.resnet_torch import TorchResNet
-from jaxattn.models.vgg_bn import VGGBN
+from jaxattn.models.backbones import Entry
 from jaxattn.state import Variables
 
 #: What a state dict may hold beside what we want: counters, and Inception-v3's second classifier,
@@ -125,14 +120,17 @@ def from_state_dict(
         InputError: See `load`.
     """
     given = _renamed(state)
-    backbone = _backbone(model)
+    entry = _entry(model)
+    backbone = entry.make()
     cadene = any(name.startswith("layer0.") for name in state)
     if cadene and not getattr(backbone, "ceil_pool", True):
-        raise InputError(
-            f"{source} has pretrainedmodels' names, whose first pool pads otherwise; "
-            f"{model}_cadene wanted instead of {model}"
+        raise invalid(
+            "--model",
+            f"{model}_cadene for {source}, which has pretrainedmodels' names",
+            f"{model}, whose first pool pads differently",
         )
-    name_of = torch_names(backbone)
+    assert entry.torch_names
+    name_of = entry.torch_names(backbone)
     head = given.get(f"{name_of('logits')}.weight")
     if num_classes is None and head is not None:
         num_classes = len(head)
@@ -160,30 +158,12 @@ def from_state_dict(
     return {"params": {}, "batch_stats": {}, **traverse_util.unflatten_dict(found, sep="/")}
 
 
-def torch_names(backbone: Backbone) -> Callable[[str], str]:
-    """What PyTorch calls a layer that a backbone of ours has under a path.
-
-    Raises:
-        InputError: There is no such network in PyTorch.
-    """
-    for kind, name_of in (
-        (DenseNet, _densenet),
-        (InceptionV3, _inception),
-        (TorchResNet, _resnet),
-        (VGGBN, functools.partial(_vgg, blocks=getattr(backbone, "blocks", ()))),
-    ):
-        if isinstance(backbone, kind) and getattr(backbone, "torch", True):
-            return name_of
-    raise InputError(
-        f"a {type(backbone).__name__} is none of PyTorch's, one of the models torch_… wanted"
-    )
-
-
-def _backbone(model: str) -> Backbone:
-    module = registry.create(model, 1)
-    if not isinstance(module, Classifier):
-        raise InputError(f"model: {model!r} given, one of the models torch_… wanted")
-    return module.backbone()
+def _entry(model: str) -> Entry:
+    """The backbone of a model of PyTorch's."""
+    entry = registry.find(model).fixed.get("backbone")
+    if not isinstance(entry, Entry) or not entry.torch_names:
+        raise invalid("--model", "a model of PyTorch's, torch_…", repr(model))
+    return entry
 
 
 def _shapes(model: str, num_classes: int) -> dict[str, tuple[int, ...]]:
@@ -221,83 +201,3 @@ def _as_ours(array: np.ndarray, rank: int) -> np.ndarray:
 
 def _text(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "scalar"
-
-
-def _densenet(path: str) -> str:
-    stage, *inside = path.split("/")
-    simple = {"bn": "features.norm5", "logits": "classifier"}
-    if stage in simple:
-        return simple[stage]
-    last = "/".join(inside)
-    if stage == "conv1":
-        return {"conv": "features.conv0", "bn": "features.norm0"}[last]
-    if block := re.fullmatch(r"conv(\d)_block(\d+)", stage):
-        layer = {"bn": "norm1", "conv1/conv": "conv1", "conv1/bn": "norm2", "conv2": "conv2"}[last]
-        return f"features.denseblock{int(block[1]) - 1}.denselayer{block[2]}.{layer}"
-    layer = {"bn": "norm", "conv": "conv"}[last]
-    return f"features.transition{int(stage.removeprefix('pool')) - 1}.{layer}"
-
-
-def _resnet(path: str) -> str:
-    if path == "logits":
-        return "fc"
-    stage, *inside = path.split("/")
-    layer = {
-        "conv": "conv1",
-        "bn": "bn1",
-        "shortcut/conv": "downsample.0",
-        "shortcut/bn": "downsample.1",
-    }.get("/".join(inside)) or ".".join(inside)
-    if inner := re.fullmatch(r"conv(\d)/(conv|bn)", "/".join(inside)):
-        layer = f"{inner[2]}{inner[1]}"
-    if block := re.fullmatch(r"conv(\d)_block(\d+)", stage):
-        return f"layer{int(block[1]) - 1}.{int(block[2]) - 1}.{layer}"
-    return layer
-
-
-def _vgg(path: str, blocks: tuple[int, ...]) -> str:
-    dense = {"fc1": "classifier.0", "fc2": "classifier.3", "logits": "classifier.6"}
-    if path in dense:
-        return dense[path]
-    stage, layer = path.split("/")
-    block, place = map(int, stage.removeprefix("conv").split("_"))
-    # Each convolution stands for three modules, each pool for one.
-    index = 3 * (sum(blocks[: block - 1]) + place - 1) + block - 1
-    return f"features.{index + (layer == 'bn')}"
-
-
-_STEM = {
-    "conv_1a": "Conv2d_1a_3x3",
-    "conv_2a": "Conv2d_2a_3x3",
-    "conv_2b": "Conv2d_2b_3x3",
-    "conv_3b": "Conv2d_3b_1x1",
-    "conv_4a": "Conv2d_4a_3x3",
-}
-_MIXED = ("5b", "5c", "5d", "6a", "6b", "6c", "6d", "6e", "7a", "7b", "7c")
-#: Branches in the order of concatenation, by the mixed blocks that have them.
-_BRANCHES = {
-    (0, 1, 2): ("branch1x1", "branch5x5", "branch3x3dbl", "branch_pool"),
-    (3,): ("branch3x3", "branch3x3dbl"),
-    (4, 5, 6, 7): ("branch1x1", "branch7x7", "branch7x7dbl", "branch_pool"),
-    (8,): ("branch3x3", "branch7x7x3"),
-    (9, 10): ("branch1x1", "branch3x3", "branch3x3dbl", "branch_pool"),
-}
-_UNNUMBERED = ("branch1x1", "branch_pool")
-
-
-def _inception(path: str) -> str:
-    stage, *inside = path.split("/")
-    if stage == "logits":
-        return "fc"
-    *places, layer = inside
-    if stage in _STEM:
-        return f"{_STEM[stage]}.{layer}"
-    number = int(stage.removeprefix("mixed"))
-    (names,) = (names for numbers, names in _BRANCHES.items() if number in numbers)
-    branch = names[int(places[0].removeprefix("branch"))]
-    if branch not in _UNNUMBERED and (number, branch) != (3, "branch3x3"):
-        if places[1] == "split":  # the last of the branch, in two halves: 2a and 2b, or 3a and 3b
-            branch += ("_2" if branch == "branch3x3" else "_3") + "ab"[int(places[2][-1])]
-        else:
-            branch += f"_{places[1].removeprefix('conv')}"
-    return f"Mixed_{_MIXED[number]}.{branch}.{layer}"

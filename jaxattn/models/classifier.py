@@ -1,14 +1,16 @@
-"""Any backbone as a classifier, without attention or with Soft-Attention after any endpoint."""
+"""Any backbone as a classifier, with any attention after any endpoints."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxattn.models.backbone import Backbone
-from jaxattn.models.soft_attention import SoftAttention, SoftAttentionBlock
+from jaxattn.errors import invalid
+from jaxattn.models.attention import registry as attentions
+from jaxattn.models.backbones.base import Entry
 
 
 class Classifier(nn.Module):
@@ -16,27 +18,21 @@ class Classifier(nn.Module):
 
     Attributes:
         num_classes: Number of logits.
-        backbone: Makes the backbone, from the attributes of ``Backbone``.
-        attention_at: Endpoint after which to attend; none without.
-        semantics: ``'released'`` or ``'paper'``, see ``SoftAttention``.
-        heads: Number of attention maps.
-        join: Whether pooled features and pooled attended features go on side by side (Datta et al.
-            2021, Fig. 4). If not, attended features go on in the features' place, shape and all;
-            inside a stage of a residual network that is the only way.
-        pool: With ``join``: window, stride and padding of the pooling.
-        dropout_rate: With ``join``: share of the activations dropped after attention.
-        skip: Endpoints to leave out, such as a pool whose place attention takes.
+        backbone: The backbone.
+        attention: Name in ``ATTENTION``; "" for none. ``soft_block`` and ``soft_paper_block``
+            concatenate features and attended features (Datta et al. 2021, Fig. 4), which doubles
+            the channels; inside a stage of a residual network only attention that keeps them fits.
+        attention_at: The endpoint to attend after.
+        attention_options: Attributes of the attention module, such as ``{"heads": 4}``.
+        skip: Endpoints to leave out, such as a pool that attention replaces.
         dtype: Type of the activations; parameters, batch statistics and logits are float32.
     """
 
     num_classes: int
-    backbone: Callable[..., Backbone]
-    attention_at: str | None = None
-    semantics: str = "released"
-    heads: int = 16
-    join: bool = True
-    pool: tuple[int, int, str] = (2, 2, "SAME")
-    dropout_rate: float = 0.5
+    backbone: Entry
+    attention: str = ""
+    attention_at: str = ""
+    attention_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     skip: tuple[str, ...] = ()
     dtype: Any = jnp.float32
 
@@ -52,32 +48,32 @@ class Classifier(nn.Module):
                 ``dropout``).
 
         Returns:
-            Logits, float32; and ``{'soft_attention': maps}``, float32, each of sum 1 over
-            positions, or without attention an empty dict.
+            Logits, float32; and the attention's maps, float32, by the mechanism's name:
+            ``soft_attention``, or its name in ``ATTENTION``; {} without attention or maps.
 
         Raises:
-            InputError: ``attention_at`` or ``skip`` name no endpoint, or the backbone cannot go on
-                with what attention returns there.
+            InputError: Attention without an endpoint or the reverse, unknown names, or the backbone
+                cannot go on with what attention returns there.
         """
-        at = self.attention_at
-        backbone = self.backbone(
+        if bool(self.attention) != bool(self.attention_at):
+            given = f"attention={self.attention!r} and attention_at={self.attention_at!r}"
+            raise invalid("model.attention", "attention and attention_at together", given)
+        plugins = {}
+        if self.attention:
+            options = dict(self.attention_options)
+            plugins[self.attention_at] = attentions.create(self.attention, self.dtype, **options)
+        backbone = self.backbone.make(
             num_classes=self.num_classes,
-            plugins={at: self._attention()} if at else {},
+            plugins=plugins,
             skip=self.skip,
             dtype=self.dtype,
             name="backbone",
         )
         logits, endpoints = backbone(images, train=train)
-        return logits, {"soft_attention": endpoints[f"{at}/maps"]} if at else {}
+        maps = endpoints.get(f"{self.attention_at}/maps")
+        return logits, {} if maps is None else {_map_name(self.attention): maps}
 
-    def _attention(self) -> nn.Module:
-        if not self.join:
-            return SoftAttention(self.heads, self.semantics, dtype=self.dtype, name="attention")
-        return SoftAttentionBlock(
-            self.heads,
-            self.semantics,
-            pool=self.pool,
-            dropout_rate=self.dropout_rate,
-            dtype=self.dtype,
-            name="attention",
-        )
+
+def _map_name(name: str) -> str:
+    """The name of an attention's maps; all forms of Soft-Attention share one."""
+    return "soft_attention" if name.startswith("soft") else name

@@ -13,17 +13,16 @@ Attention can also follow any endpoint of the backbone, by its name. Without cro
 are downsampled or of which one crop is seen at a time, the same class is the plain classifier.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxattn.errors import InputError, suggestion
-from jaxattn.models import backbones
-from jaxattn.models.backbone import Backbone
-from jaxattn.models.patch_attention import GRUAggregation, PatchAttention
+from jaxattn.errors import invalid, unknown
+from jaxattn.models.attention.patch import GRUAggregation, PatchAttention
+from jaxattn.models.backbones import BACKBONES, Entry
+from jaxattn.models.registry import MODELS, Model
 
 HEADS = ("end_pool", "sum", "conv", "concat", "gru")
 
@@ -33,8 +32,7 @@ class PatchClassifier(nn.Module):
 
     Attributes:
         num_classes: Number of logits.
-        backbone: A name of ``jaxattn.models.backbones``, or what makes a backbone from the
-            attributes of ``Backbone``.
+        backbone: A name in ``BACKBONES``, or an entry.
         endpoint: Where the backbone ends; by default, before its pooling. (Gessert et al. end their
             DenseNet at ``bn``, before its last ReLU.)
         attention: Where there is attention, each with parameters of its own: ``initial``, ``end``
@@ -49,7 +47,7 @@ class PatchClassifier(nn.Module):
     """
 
     num_classes: int
-    backbone: str | Callable[..., Backbone] = "torch_densenet121"
+    backbone: str | Entry = "torch_densenet121"
     endpoint: str | None = None
     attention: tuple[str, ...] = ()
     head: str = "end_pool"
@@ -82,9 +80,8 @@ class PatchClassifier(nn.Module):
         if "initial" in attend:
             x, maps["initial"] = attend.pop("initial")(x, train=train)
         at_end = attend.pop("end", None)
-        name = self.backbone
-        make = backbones.find(name).make if isinstance(name, str) else name
-        backbone = make(
+        entry = BACKBONES[self.backbone] if isinstance(self.backbone, str) else self.backbone
+        backbone = entry.make(
             final_endpoint=self.endpoint, plugins=attend, dtype=self.dtype, name="backbone"
         )
         x, endpoints = backbone(x, train=train)
@@ -98,12 +95,12 @@ class PatchClassifier(nn.Module):
     def _count(self, images: Array) -> int:
         """The number of crops, 1 for whole images; checks the attributes."""
         if self.head not in HEADS:
-            raise InputError(f"model.head: {self.head!r} given{suggestion(self.head, HEADS)}")
+            raise unknown("model.head", self.head, HEADS)
         if images.ndim == 5:
             return images.shape[1]
         if self.attention or self.head != "end_pool":
             given = f"attention={self.attention}" if self.attention else f"head={self.head!r}"
-            raise InputError(f"model.{given} given, which wants crops.strategy='ordered'")
+            raise invalid("crops.strategy", f"'ordered' for model.{given}", "whole images")
         return 1
 
     def _logits(self, x: Float[Array, "inputs F"], count: int) -> Float[Array, "B classes"]:
@@ -119,3 +116,6 @@ class PatchClassifier(nn.Module):
         if self.head == "conv":
             return dense(nn.Dense(1, name="conv")(crops.swapaxes(1, 2))[..., 0])
         return dense(crops.reshape(len(crops), -1))
+
+
+MODELS["gessert2019"] = Model(PatchClassifier, 224, normalisation="unit")

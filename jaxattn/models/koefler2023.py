@@ -25,14 +25,26 @@ features stand side by side, and ``pool5`` and a ReLU act on both.
 """
 
 import functools
+from typing import Any
 
 from flax import linen as nn
 from jaxtyping import Array
 
-from jaxattn.models.backbone import Backbone, Stage, dense, flatten, max_pool, of_module
+from jaxattn.convert import keras_order
+from jaxattn.models.backbones.base import (
+    Backbone,
+    Endpoints,
+    Entry,
+    dense,
+    endpoint_names,
+    flatten,
+    max_pool,
+)
+from jaxattn.models.classifier import Classifier
 from jaxattn.models.layers import ConvReluBN
+from jaxattn.models.registry import MODELS, Model
 
-#: How ``pool5`` pools: window, stride, padding. CNN-SA's attention block pools so in its place.
+#: Window, stride and padding of ``pool5``, and of CNN-SA's attention block in its place.
 POOL5 = (3, 1, "VALID")
 
 
@@ -45,41 +57,66 @@ class KoeflerCNN(Backbone):
 
     dropout_rate: float = 0.5
 
-    def stages(self) -> dict[str, Stage]:
+    @nn.compact
+    def forward(self, x: Array, train: bool, endpoint: Endpoints) -> None:
         """The endpoints of this module's docstring."""
-        stages = {
-            "conv1": self._conv("conv1", 64, 7, 2, "VALID"),
-            "pool1": max_pool(3, 2, "VALID"),
-            "conv2": self._conv("conv2", 128, stride=2),
-            "pool2": max_pool(3, 1, "VALID"),
-            "conv3": self._conv("conv3", 256),
-            "pool3": max_pool(3, 1, "VALID"),
-            "conv4": self._conv("conv4", 512),
-            "conv5": self._conv("conv5", 512),
-            "pool5": max_pool(*POOL5),
-            "conv6": self._conv("conv6", 512),
-            "pool6": max_pool(3, 1, "VALID"),
-        }
+
+        def conv(
+            x: Array,
+            name: str,
+            features: int,
+            size: int = 3,
+            stride: int = 1,
+            pads: str = "SAME",
+        ) -> Array:
+            layer = ConvReluBN(features, (size, size), stride, pads, dtype=self.dtype, name=name)
+            return endpoint(name, layer(x, train=train))
+
+        x = conv(x, "conv1", 64, 7, 2, "VALID")
+        x = endpoint("pool1", max_pool(x, 3, 2, "VALID"))
+        x = conv(x, "conv2", 128, stride=2)
+        x = endpoint("pool2", max_pool(x, 3, 1, "VALID"))
+        x = conv(x, "conv3", 256)
+        x = endpoint("pool3", max_pool(x, 3, 1, "VALID"))
+        x = conv(x, "conv4", 512)
+        x = conv(x, "conv5", 512)
+        x = endpoint("pool5", max_pool(x, *POOL5))
+        x = conv(x, "conv6", 512)
+        x = endpoint("pool6", max_pool(x, 3, 1, "VALID"))
         if self.num_classes is not None:
-            stages["flatten"] = Stage(flatten)
-            stages["fc1"] = self._fully_connected("fc1")
-            stages["fc2"] = self._fully_connected("fc2")
-            stages["logits"] = dense("logits", self.num_classes)
-        return stages
+            x = endpoint("flatten", flatten(x))
+            for name in ("fc1", "fc2"):
+                x = nn.relu(dense(x, name, 4096, self.dtype))
+                x = endpoint(name, nn.Dropout(self.dropout_rate, deterministic=not train)(x))
+            endpoint("logits", dense(x, "logits", self.num_classes))
 
-    def _conv(
-        self, name: str, features: int, size: int = 3, stride: int = 1, padding: str = "SAME"
-    ) -> Stage:
-        conv = functools.partial(
-            ConvReluBN, features, (size, size), stride, padding, dtype=self.dtype, name=name
-        )
-        return of_module(conv, ("conv", "relu"))
 
-    def _fully_connected(self, name: str) -> Stage:
-        layer = dense(name, 4096, self.dtype, activate=True)
+def keras_layers(model: Backbone) -> dict[str, keras_order.Stage]:
+    """The layers in Keras of a network of convolutions, pools and dense layers, by endpoint."""
 
-        def apply(x: Array, train: bool, stop: tuple[str, ...]) -> Array:
-            x = layer.apply(x, train, stop)
-            return nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+    def stage(name: str) -> keras_order.Stage:
+        if "pool" in name or name == "flatten":
+            return keras_order.layers("pooling")
+        if "conv" in name:
+            return functools.partial(keras_order.conv_bn, path=name)
+        return keras_order.layer("dense", name)
 
-        return Stage(apply)
+    return {name: stage(name) for name in endpoint_names(model)}
+
+
+_CNN = Entry(KoeflerCNN, 100, "bgr_255", source="Köfler 2023", keras_layers=keras_layers)
+_ATTENTION = {"heads": 12, "pool": POOL5, "dropout_rate": 0.0}
+for _name, _attention in (
+    ("koefler_cnn", ""),
+    ("koefler_cnn_sa", "soft_block"),
+    ("koefler_cnn_sa_paper", "soft_paper_block"),
+):
+    _fixed: dict[str, Any] = {"backbone": _CNN}
+    if _attention:
+        _fixed |= {
+            "attention": _attention,
+            "attention_at": "conv5",
+            "attention_options": _ATTENTION,
+            "skip": ("pool5",),
+        }
+    MODELS[_name] = Model(Classifier, 100, _fixed, normalisation="bgr_255")

@@ -1,4 +1,4 @@
-"""Layers that the backbones share."""
+"""Layers that backbones share."""
 
 import functools
 from typing import Any
@@ -8,12 +8,12 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxattn.errors import InputError
+from jaxattn.errors import invalid
 from jaxattn.ops.batch_norm import batch_norm
 from jaxattn.ops.conv import conv_general_dilated
 
-#: ``nn.Conv`` for images, parameters and all, only faster on a CPU. Kernels start from Glorot's
-#: uniform distribution, as in Keras.
+#: ``nn.Conv`` for images, with the same parameters, and faster on a CPU. Kernels start from
+#: Glorot's uniform distribution, as in Keras.
 Conv = functools.partial(
     nn.Conv,
     kernel_init=nn.initializers.glorot_uniform(),
@@ -21,12 +21,17 @@ Conv = functools.partial(
 )
 
 
+#: He et al. 2015 for layers followed by a ReLU: forwards (fan-in) and backwards (fan-out).
+HE_FAN_IN = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+HE_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
 class BatchNorm(nn.Module):
-    """``nn.BatchNorm``, parameters, statistics and all, only faster; the momentum is that of Keras.
+    """``nn.BatchNorm`` with the same parameters and statistics, and faster; Keras' momentum.
 
     Attributes:
-        use_running_average: Whether to use the statistics so far, not those of the batch.
-        momentum: Share of the statistics so far in the new ones.
+        use_running_average: Whether to use the running statistics instead of the batch's.
+        momentum: Share of the old running statistics in the new ones.
         epsilon: Added to the variance.
         use_scale: Whether there is one.
         dtype: Type of the result.
@@ -58,10 +63,9 @@ class BatchNorm(nn.Module):
 
 
 class ConvBN(nn.Module):
-    """A convolution, batch norm and, if it is to ``activate``, a ReLU.
+    """A convolution ``conv``, batch norm ``bn`` and, with ``activate``, a ReLU.
 
-    The scale, epsilon and momentum are batch norm's. The network can stop at ``conv`` and ``bn``,
-    which are also the names of the two layers.
+    The scale, epsilon and momentum are batch norm's.
     """
 
     features: int
@@ -78,10 +82,8 @@ class ConvBN(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "B H W C"], *, train: bool, stop: tuple[str, ...] = ()
-    ) -> Float[Array, "B h w D"]:
-        """Returns the activations, or what precedes them if ``stop`` is conv or bn."""
+    def __call__(self, x: Float[Array, "B H W C"], *, train: bool) -> Float[Array, "B h w D"]:
+        """Returns the activations."""
         x = Conv(
             self.features,
             self.kernel,
@@ -93,8 +95,6 @@ class ConvBN(nn.Module):
             dtype=self.dtype,
             name="conv",
         )(x)
-        if stop == ("conv",):
-            return x
         x = BatchNorm(
             use_running_average=not train,
             use_scale=self.use_scale,
@@ -103,13 +103,13 @@ class ConvBN(nn.Module):
             dtype=self.dtype,
             name="bn",
         )(x)
-        return nn.relu(x) if self.activate and stop != ("bn",) else x
+        return nn.relu(x) if self.activate else x
 
 
 class ConvReluBN(nn.Module):
-    """A convolution with bias, a ReLU, then batch norm: the order of networks built by hand.
+    """A convolution ``conv`` with bias, a ReLU ``relu``, then batch norm ``bn``.
 
-    The network can stop at ``conv``, before the ReLU, and at ``relu``, before batch norm.
+    The order of the networks that Datta et al. 2021 and Köfler 2023 built by hand.
     """
 
     features: int
@@ -120,10 +120,8 @@ class ConvReluBN(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "B H W C"], *, train: bool, stop: tuple[str, ...] = ()
-    ) -> Float[Array, "B h w D"]:
-        """Returns the normalised activations, or what there is at ``stop``."""
+    def __call__(self, x: Float[Array, "B H W C"], *, train: bool) -> Float[Array, "B h w D"]:
+        """Returns the normalised activations."""
         x = Conv(
             self.features,
             self.kernel,
@@ -133,26 +131,38 @@ class ConvReluBN(nn.Module):
             dtype=self.dtype,
             name="conv",
         )(x)
-        if stop == ("conv",):
-            return x
-        x = nn.relu(x)
-        if stop == ("relu",):
-            return x
+        x = Relu(name="relu")(x)
         return BatchNorm(use_running_average=not train, epsilon=1e-3, dtype=self.dtype, name="bn")(
             x
         )
 
 
-def residual(shortcut: Float[Array, "B H W C"], x: Float[Array, "B H W D"]) -> Array:
-    """The sum of a block's shortcut and its branch.
+class Relu(nn.Module):
+    """A ReLU with a name, so that a network can be truncated after it."""
 
-    Raises:
-        InputError: They differ in their channels, because something plugged in before the block
-            returns more channels than it is given.
-    """
-    if shortcut.shape != x.shape:
-        raise InputError(
-            f"a residual block of {x.shape[-1]} channels is given {shortcut.shape[-1]}; attention "
-            "plugged in before it must keep the channels, or be at another endpoint"
-        )
-    return shortcut + x
+    @nn.compact
+    def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """Returns the positive part."""
+        return nn.relu(x)
+
+
+class Add(nn.Module):
+    """The sum of a residual block's shortcut and branch, with a name to truncate a network at."""
+
+    @nn.compact
+    def __call__(
+        self, shortcut: Float[Array, "B H W C"], x: Float[Array, "B H W D"]
+    ) -> Float[Array, "B H W D"]:
+        """Returns the sum.
+
+        Raises:
+            InputError: The channels differ, because attention before the block changed them.
+        """
+        if shortcut.shape != x.shape:
+            raise invalid(
+                "attention_at",
+                f"attention that keeps the {x.shape[-1]} channels before a residual block, or "
+                "another endpoint",
+                f"{shortcut.shape[-1]} channels",
+            )
+        return shortcut + x

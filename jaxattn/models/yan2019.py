@@ -13,16 +13,18 @@ The fourth, VGG-16 with its dense layers, is `VGGBN` itself, see `Classifier`. T
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxattn.errors import InputError, suggestion
-from jaxattn.models.attention_gate import AttentionGate
-from jaxattn.models.backbone import Backbone
+from jaxattn.errors import unknown
+from jaxattn.models.attention.gate import AttentionGate
+from jaxattn.models.backbones import BACKBONES, Entry
+from jaxattn.models.classifier import Classifier
+from jaxattn.models.registry import MODELS, Model
 
 
 class GatedClassifier(nn.Module):
@@ -30,7 +32,7 @@ class GatedClassifier(nn.Module):
 
     Attributes:
         num_classes: Number of logits.
-        backbone: Makes the backbone, from the attributes of ``Backbone``.
+        backbone: The backbone.
         backbone_options: Further attributes of it, such as ``{"width": 0.25}``.
         guide: The global endpoint; the backbone ends there.
         local: Local endpoints, on the way to it; the pooled features of the global one and of
@@ -43,7 +45,7 @@ class GatedClassifier(nn.Module):
     """
 
     num_classes: int
-    backbone: Callable[..., Backbone]
+    backbone: Entry
     backbone_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     guide: str = "pool5"
     local: tuple[str, ...] = ("pool3", "pool4")
@@ -70,7 +72,7 @@ class GatedClassifier(nn.Module):
         Raises:
             InputError: ``guide`` is no endpoint, or a local one is not on the way to it.
         """
-        backbone = self.backbone(
+        backbone = self.backbone.make(
             final_endpoint=self.guide,
             dtype=self.dtype,
             name="backbone",
@@ -80,7 +82,7 @@ class GatedClassifier(nn.Module):
         pooled, maps = [_mean(guide)], {}
         for name in self.local:
             if name not in endpoints:
-                raise InputError(f"local: {name!r} given{suggestion(name, endpoints)}")
+                raise unknown("model.local", name, endpoints)
             if self.gated:
                 gate = AttentionGate(self.features, self.normalise, self.dtype, name=f"gate_{name}")
                 features, maps[f"attention_{name}"] = gate(endpoints[name], guide)
@@ -95,3 +97,18 @@ class GatedClassifier(nn.Module):
 
 def _mean(x: Float[Array, "B H W C"]) -> Float[Array, "B C"]:
     return x.astype(jnp.float32).mean(axis=(1, 2))
+
+
+def _register() -> None:
+    """AttnMel-CNN and its three baselines; softmax instead of sigmoid is an option."""
+    vgg16_bn = {"backbone": BACKBONES["torch_vgg16_bn"]}
+    for name, module, fixed in (
+        ("vgg16_bn", Classifier, {}),
+        ("vgg16_bn_gap", GatedClassifier, {"local": (), "gated": False}),
+        ("melcnn", GatedClassifier, {"gated": False}),
+        ("attnmelcnn", GatedClassifier, {"gated": True}),
+    ):
+        MODELS[name] = Model(module, 224, vgg16_bn | fixed, "isic2017", num_classes=2)
+
+
+_register()

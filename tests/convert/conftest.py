@@ -1,14 +1,15 @@
 """Small networks that Keras has too, and weights for them."""
 
+import dataclasses
 import functools
 
 import numpy as np
 import pytest
 
 from jaxattn.models import registry
+from jaxattn.models.backbones import BACKBONES
 from jaxattn.models.classifier import Classifier
 from jaxattn.models.datta2021 import TappedClassifier
-from jaxattn.models.densenet import DenseNet
 
 keras = pytest.importorskip("keras")
 densenet = pytest.importorskip(
@@ -50,7 +51,8 @@ def attending():
 @pytest.fixture
 def small(monkeypatch):
     """Registers ``plain`` and ``attending``, and makes them in Keras with random weights."""
-    backbone = functools.partial(DenseNet, blocks=BLOCKS)
+    entry = BACKBONES["keras_densenet121"]
+    backbone = dataclasses.replace(entry, make=functools.partial(entry.make, blocks=BLOCKS))
     tap = {"backbone": backbone, "endpoint": "conv4_block1/conv1"}
     for name, model in (
         ("plain", registry.Model(Classifier, SIZE, {"backbone": backbone})),

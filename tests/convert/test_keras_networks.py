@@ -47,7 +47,7 @@ def there_and_back(name, layers):
 def test_every_weight_of_a_published_model_has_its_place(name):
     keras.utils.clear_session()
     with keras.StatelessScope(initialize_variables=False):
-        model = keras_models.build(name, classes=2 if name.startswith("isic") else 7)
+        model = keras_registry.create(name, classes=2 if name.startswith("isic") else 7)
     there_and_back(name, numbered(model))
 
 
@@ -85,5 +85,7 @@ def test_the_released_tap_is_keras_layer_195():
 
 
 def test_a_model_that_keras_does_not_have():
-    with pytest.raises(InputError, match="AttentionCNN given, which has no counterpart in Keras"):
+    with pytest.raises(
+        InputError, match="expected one that has a counterpart in Keras, got a AttentionCNN"
+    ):
         converting.from_layers("attention_cnn", [("dense", [np.zeros((3, 2))])])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from jaxattn.models.backbone import Backbone
+from jaxattn.models.backbones.base import Backbone
 
 #: A Keras weight, and where ours is below its layer.
 LEAVES = {

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from jaxattn.errors import InputError
-from jaxattn.models.attention_gate import AttentionGate, upsample
-from jaxattn.models.resnet import ResNet
+from jaxattn.models.attention.gate import AttentionGate, upsample
+from jaxattn.models.backbones.resnet import ResNet
 
 golden = pytest.mark.skipif(
     "JAXATTN_GOLDEN" not in os.environ, reason="JAXATTN_GOLDEN names no folder"

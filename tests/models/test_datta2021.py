@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxattn import models
+from jaxattn.models import registry
+from jaxattn.models.attention.soft import SoftAttentionBlock
+from jaxattn.models.backbones.datta_resnet34 import DattaResNet34
+from jaxattn.models.backbones.datta_vgg16 import DattaVGG16
 from jaxattn.models.datta2021 import Unit
-from jaxattn.models.datta_resnet34 import DattaResNet34
-from jaxattn.models.datta_vgg16 import DattaVGG16
-from jaxattn.models.soft_attention import SoftAttentionBlock
 
 
 def shapes(module, size, **rngs):
@@ -25,8 +25,8 @@ def shapes(module, size, **rngs):
 
 def drops(name):
     """Whether training needs random numbers, which is where there is dropout."""
-    entry = models.find(name)
-    model = models.build(name, 7)
+    entry = registry.find(name)
+    model = registry.create(name, 7)
     images = jax.ShapeDtypeStruct((1, entry.image_size, entry.image_size, 3), jnp.float32)
     variables = jax.eval_shape(
         lambda images: model.init(jax.random.key(0), images, train=False), images
@@ -85,7 +85,7 @@ def test_paper_models_attend_to_what_the_block_gives():
         ("resnet34_sa_paper", 128, 28),
         ("vgg16_sa_paper", 512, 28),
     ):
-        (_, maps), variables = shapes(models.build(name, 7), models.find(name).image_size)
+        (_, maps), variables = shapes(registry.create(name, 7), registry.find(name).image_size)
         attention = jax.tree.map(jnp.shape, variables["params"]["attention"]["soft_attention"])
         assert attention == {"kernel": (3, 3, channels, 16), "gamma": ()}, name
         assert maps["soft_attention"].shape == (1, 16, side, side), name

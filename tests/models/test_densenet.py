@@ -2,10 +2,17 @@ import re
 
 import pytest
 
-from jaxattn.models.densenet import BLOCKS, DenseNet
-from jaxattn.models.soft_attention import SoftAttention
+from jaxattn.models.attention.soft import SoftAttention
+from jaxattn.models.backbones import BACKBONES
+from jaxattn.models.backbones.densenet import DenseNet
 
 SMALL = (1, 2, 1, 2)
+#: Table 1 of the paper: layers of each dense block.
+LAYERS = {
+    "densenet121": (6, 12, 24, 16),
+    "densenet169": (6, 12, 32, 32),
+    "densenet201": (6, 12, 48, 32),
+}
 
 
 @pytest.mark.parametrize(
@@ -19,11 +26,11 @@ SMALL = (1, 2, 1, 2)
 def test_parameters_and_endpoints_are_those_of_keras(
     shapes, count, name, channels, trainable, total
 ):
-    _, endpoints, variables = shapes(DenseNet(1000, blocks=BLOCKS[name]), 224)
+    _, endpoints, variables = shapes(BACKBONES[f"keras_{name}"].make(1000), 224)
     assert count(variables["params"]) == trainable
     assert count(variables) == total
     wanted = {"conv1": (112, 112, 64), "pool1": (56, 56, 64)}
-    for i, layers in enumerate(BLOCKS[name], 2):
+    for i, layers in enumerate(LAYERS[name], 2):
         size, start = 224 // 2**i, wanted[f"pool{i - 1}"][-1]
         for j in range(1, layers + 1):
             wanted[f"conv{i}_block{j}"] = (size, size, start + 32 * j)
@@ -35,7 +42,7 @@ def test_parameters_and_endpoints_are_those_of_keras(
 
 def test_what_datta_et_al_use_has_the_parameters_that_they_print(shapes, count):
     tap = "conv5_block29/conv1"
-    shape, _, variables = shapes(DenseNet(blocks=BLOCKS["densenet201"], final_endpoint=tap), 224)
+    shape, _, variables = shapes(BACKBONES["keras_densenet201"].make(final_endpoint=tap), 224)
     assert shape == (1, 7, 7, 128)
     # What is left of the printed counts without their dense layer, from 6272 features to 7 classes.
     assert count(variables["params"]) == 17_260_935 - 43_911

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from jaxattn.errors import InputError
-from jaxattn.models.inception_resnet_v2 import InceptionResNetV2
-from jaxattn.models.soft_attention import SoftAttention, SoftAttentionBlock
+from jaxattn.models.attention.soft import SoftAttention, SoftAttentionBlock
+from jaxattn.models.backbones.inception_resnet_v2 import InceptionResNetV2
 
 SMALL = {"repeats": (1, 1, 2)}
 

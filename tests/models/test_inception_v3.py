@@ -1,7 +1,7 @@
 import pytest
 
-from jaxattn.models.inception_v3 import InceptionV3
-from jaxattn.models.soft_attention import SoftAttention
+from jaxattn.models.attention.soft import SoftAttention
+from jaxattn.models.backbones.inception_v3 import InceptionV3
 
 
 def test_parameters_and_endpoints_are_those_of_keras(shapes, count):

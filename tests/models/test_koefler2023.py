@@ -2,8 +2,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxattn import models
 from jaxattn.errors import InputError
+from jaxattn.models import registry
 from jaxattn.models.koefler2023 import KoeflerCNN
 
 #: The report's layer list, at 100 × 100.
@@ -39,8 +39,8 @@ def test_endpoints_are_those_of_the_report():
 
 
 def test_attention_takes_the_place_of_a_pool_and_doubles_the_channels():
-    _, plain = shapes(models.build("koefler_cnn", 7), 100)
-    _, attended = shapes(models.build("koefler_cnn_sa", 7), 100)
+    _, plain = shapes(registry.create("koefler_cnn", 7), 100)
+    _, attended = shapes(registry.create("koefler_cnn_sa", 7), 100)
     before, after = (
         jax.tree.map(jnp.shape, variables["params"]["backbone"]) for variables in (plain, attended)
     )
@@ -51,6 +51,8 @@ def test_attention_takes_the_place_of_a_pool_and_doubles_the_channels():
 
 
 def test_images_too_small_are_named():
-    with pytest.raises(InputError, match="images of 74 x 74 given, larger ones .* 'pool6'"):
+    with pytest.raises(
+        InputError, match="images: expected larger ones .'pool6' is empty., got 74 x 74"
+    ):
         shapes(KoeflerCNN(7), 74)
     shapes(KoeflerCNN(7), 75)

@@ -1,5 +1,6 @@
 """The published golden vectors, PyTorch's GRU, and equivalences that the heads must have."""
 
+import functools
 import os
 from pathlib import Path
 
@@ -9,13 +10,13 @@ import numpy as np
 import pytest
 
 from jaxattn.errors import InputError
-from jaxattn.models.densenet import DenseNet
+from jaxattn.models.attention.patch import GRUAggregation, PatchAttention
+from jaxattn.models.backbones import Entry
+from jaxattn.models.backbones.densenet import DenseNet
 from jaxattn.models.gessert2019 import HEADS, PatchClassifier
-from jaxattn.models.patch_attention import GRUAggregation, PatchAttention
 
-
-def small(**options):
-    return DenseNet(blocks=(1, 1, 1, 1), torch=True, **options)
+small = functools.partial(DenseNet, blocks=(1, 1, 1, 1), framework="torch")
+SMALL = Entry(small)
 
 
 @pytest.mark.parametrize("what", ["crops", "features"])
@@ -70,7 +71,7 @@ IMAGES = np.random.default_rng(0).normal(size=(2, 4, 32, 32, 3)).astype(np.float
 
 def test_crops_share_one_backbone_and_logits_are_averaged():
     """End pooling is the mean over the plain classifier's logits of each crop."""
-    model = PatchClassifier(3, small)
+    model = PatchClassifier(3, SMALL)
     (logits, maps), variables = apply(model, jnp.asarray(IMAGES))
     plain, _ = model.apply(variables, jnp.asarray(IMAGES.reshape(8, 32, 32, 3)), train=False)
     np.testing.assert_allclose(logits, plain.reshape(2, 4, 3).mean(1), atol=1e-5)
@@ -82,7 +83,7 @@ def test_heads_by_hand():
     features, _ = small().apply(
         {
             k: v["backbone"]
-            for k, v in PatchClassifier(3, small)
+            for k, v in PatchClassifier(3, SMALL)
             .init(jax.random.key(0), jnp.asarray(IMAGES), train=False)
             .items()
         },
@@ -91,7 +92,7 @@ def test_heads_by_hand():
     )
     crops = np.asarray(features).mean((1, 2)).reshape(2, 4, -1)
     for head in ("sum", "conv", "concat"):
-        (logits, _), variables = apply(PatchClassifier(3, small, head=head), jnp.asarray(IMAGES))
+        (logits, _), variables = apply(PatchClassifier(3, SMALL, head=head), jnp.asarray(IMAGES))
         params = variables["params"]
         # Parameters of the backbone are drawn by their path alone.
         joined = {
@@ -108,9 +109,9 @@ def test_heads_by_hand():
 @pytest.mark.parametrize("place", ["initial", "pool2", "end"])
 def test_weights_of_one_leave_nothing_changed(place):
     """With weights driven to 1, attention at any place is the network without it."""
-    plain, _ = apply(PatchClassifier(3, small), jnp.asarray(IMAGES))
+    plain, _ = apply(PatchClassifier(3, SMALL), jnp.asarray(IMAGES))
     bias = {f"attention_{place}__dense__bias": jnp.full(4, 30.0)}
-    model = PatchClassifier(3, small, attention=(place,))
+    model = PatchClassifier(3, SMALL, attention=(place,))
     (logits, maps), _ = apply(model, jnp.asarray(IMAGES), **bias)
     np.testing.assert_allclose(logits, plain[0], atol=1e-5)
     assert {name: each.shape for name, each in maps.items()} == {
@@ -128,11 +129,11 @@ def test_weights_of_one_leave_nothing_changed(place):
 
 def test_dual_attention_and_the_gru_return_what_they_should():
     (logits, maps), _ = apply(
-        PatchClassifier(3, small, attention=("initial", "end")), jnp.asarray(IMAGES)
+        PatchClassifier(3, SMALL, attention=("initial", "end")), jnp.asarray(IMAGES)
     )
     assert set(maps) == {"patch_attention_initial", "patch_attention_end"}
     assert logits.shape == (2, 3)
-    model = PatchClassifier(3, small, head="gru", units=5)
+    model = PatchClassifier(3, SMALL, head="gru", units=5)
     (logits, maps), variables = apply(model, jnp.asarray(IMAGES))
     assert maps == {}
     # The order of the crops matters to it.

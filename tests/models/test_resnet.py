@@ -2,10 +2,13 @@ import re
 
 import pytest
 
-from jaxattn.models.resnet import BLOCKS, ResNet
-from jaxattn.models.soft_attention import SoftAttention
+from jaxattn.models.attention.soft import SoftAttention
+from jaxattn.models.backbones import BACKBONES
+from jaxattn.models.backbones.resnet import ResNet
 
 SMALL = (1, 2, 1, 1)
+#: Table 1 of the paper: blocks at each resolution.
+BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "resnet152": (3, 8, 36, 3)}
 
 
 @pytest.mark.parametrize(
@@ -17,7 +20,7 @@ SMALL = (1, 2, 1, 1)
     ],
 )
 def test_parameters_and_endpoints_are_those_of_keras(shapes, count, name, trainable, total):
-    _, endpoints, variables = shapes(ResNet(1000, blocks=BLOCKS[name]), 224)
+    _, endpoints, variables = shapes(BACKBONES[f"keras_{name}"].make(1000), 224)
     assert count(variables["params"]) == trainable
     assert count(variables) == total
     # Table 1 of the paper.

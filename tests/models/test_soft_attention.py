@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxattn.errors import InputError
-from jaxattn.models.soft_attention import SoftAttention, SoftAttentionBlock
+from jaxattn.models.attention.soft import SoftAttention, SoftAttentionBlock
 
 
 def features(shape=(2, 5, 4, 6)):
@@ -60,9 +60,9 @@ def test_heads_can_be_kept_apart_as_released_only():
         SoftAttention(3, "paper", aggregate=False).apply(variables, x)
 
 
-def test_unknown_semantics_are_named():
-    with pytest.raises(InputError, match="semantics is 'papers'; wanted 'released' or 'paper'"):
-        SoftAttention(semantics="papers").init(jax.random.key(0), features())
+def test_unknown_variant_are_named():
+    with pytest.raises(InputError, match="variant: expected one of paper, released .*got 'papers'"):
+        SoftAttention(variant="papers").init(jax.random.key(0), features())
 
 
 def test_block_is_pooled_features_beside_pooled_attended_ones():

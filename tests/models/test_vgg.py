@@ -1,12 +1,13 @@
 import pytest
 
-from jaxattn.models.soft_attention import SoftAttentionBlock
-from jaxattn.models.vgg import BLOCKS, VGG
+from jaxattn.models.attention.soft import SoftAttentionBlock
+from jaxattn.models.backbones import BACKBONES
+from jaxattn.models.backbones.vgg import VGG
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("vgg16", 138_357_544), ("vgg19", 143_667_240)])
 def test_parameters_and_endpoints_are_those_of_keras(shapes, count, name, parameters):
-    _, endpoints, variables = shapes(VGG(1000, blocks=BLOCKS[name]), 224)
+    _, endpoints, variables = shapes(BACKBONES[f"keras_{name}"].make(1000), 224)
     assert set(variables) == {"params"}
     assert count(variables) == parameters
     convs = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}[name]

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from jaxattn.errors import InputError
-from jaxattn.models.vgg_bn import VGGBN
+from jaxattn.models.backbones import BACKBONES
+from jaxattn.models.backbones.vgg import VGGBN
 from jaxattn.models.yan2019 import GatedClassifier
 
-attnmel = functools.partial(GatedClassifier, 2, VGGBN)
+attnmel = functools.partial(GatedClassifier, 2, BACKBONES["torch_vgg16_bn"])
 
 
 def random_variables(model, images):

@@ -1,6 +1,6 @@
-"""Inception-ResNet-v2 (Szegedy et al. 2016, arXiv:1602.07261), as ``keras.applications`` has it.
+"""Inception-ResNet-v2 (Szegedy et al. 2016, arXiv:1602.07261).
 
-The network is the one of ``keras.applications``, layer for layer: batch norm without scale
+Layer for layer as in keras.applications (licence Apache-2.0): batch norm without scale
 (epsilon 1e-3, momentum 0.99), residual scales 0.17, 0.1 and 0.2, and a last block8 of scale 1
 without activation.
 
@@ -23,15 +23,27 @@ Endpoints, in order, with their shapes for images of 299 × 299:
 ``logits``                classes        only with classes
 ========================  =============  ========================================
 
-Parameters lie under the same names: ``block8_9/branch0/conv1/conv/kernel``. The network can also
-stop at any convolution inside an endpoint, at ``block8_9/branch0/conv1``; or before its ReLU, at
-``block8_9/branch0/conv1/bn``; or before its batch norm, at ``block8_9/branch0/conv1/conv``. Then
-nothing beside or after it is computed or has parameters.
+Parameters are named the same: ``block8_9/branch0/conv1/conv/kernel``. The network can be truncated
+at any convolution inside an endpoint, ``block8_9/branch0/conv1``, before its ReLU, ``…/conv1/bn``,
+or before its batch norm, ``…/conv1/conv``; nothing after or beside it is computed or has
+parameters.
 """
 
-from jaxattn.models import inception
-from jaxattn.models.backbone import Backbone, Stage, classifier
-from jaxattn.models.inception import AVERAGE, HALVE, SQUARE, STEM, BlockSpec, ConvSpec, Spec
+from flax import linen as nn
+from jaxtyping import Array
+
+from jaxattn.convert import keras_order
+from jaxattn.models.backbones import inception
+from jaxattn.models.backbones.base import BACKBONES, Backbone, Endpoints, Entry, classify
+from jaxattn.models.backbones.inception import (
+    AVERAGE,
+    HALVE,
+    SQUARE,
+    STEM,
+    BlockSpec,
+    ConvSpec,
+    Spec,
+)
 
 _MIXED_5B = BlockSpec(
     (
@@ -96,10 +108,23 @@ class InceptionResNetV2(Backbone):
 
     repeats: tuple[int, int, int] = (10, 20, 10)
 
-    def stages(self) -> dict[str, Stage]:
+    @nn.compact
+    def forward(self, x: Array, train: bool, endpoint: Endpoints) -> None:
         """The endpoints of this module's docstring."""
-        stages = {
-            name: inception.stage(name, spec, self.dtype)
-            for name, spec in specs(self.repeats).items()
-        }
-        return stages | classifier(self.num_classes)
+        x = inception.run(specs(self.repeats), x, train, endpoint, self.dtype)
+        classify(x, self.num_classes, endpoint)
+
+
+def _keras_layers(model: InceptionResNetV2) -> dict[str, keras_order.Stage]:
+    layers = inception.keras_layers(specs(model.repeats))
+    return layers | keras_order.classifier(model.num_classes)
+
+
+BACKBONES["keras_inception_resnet_v2"] = Entry(
+    InceptionResNetV2,
+    image_size=299,
+    normalisation="minus_one_one",
+    source="keras.applications",
+    licence="Apache-2.0",
+    keras_layers=_keras_layers,
+)

@@ -1,19 +1,21 @@
 """The Inception networks' building blocks (Szegedy et al. 2015 and 2016), described by tuples.
 
-``ConvSpec``, ``PoolSpec`` and ``BlockSpec`` say what a network is made of; ``stage`` makes a
-backbone's stage of one. Convolutions have no bias; batch norm has no scale and averages leave the
-padding out, as in ``keras.applications``, or both are as torchvision has them: ``as_torch``.
+``ConvSpec``, ``PoolSpec`` and ``BlockSpec`` describe the endpoints of a network; ``run`` computes
+them. Convolutions have no bias. Batch norm has no scale and average pools leave the padding out, as
+in keras.applications; ``as_torch`` makes torchvision's variant of a spec.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxattn.models.backbone import Stage, of_module
+from jaxattn.convert import keras_order
+from jaxattn.convert.keras_order import Layer, Network
+from jaxattn.models.backbones.base import Endpoints
 from jaxattn.models.layers import Conv, ConvBN
 from jaxattn.ops.pool import max_pool
 
@@ -68,7 +70,7 @@ STEM: Mapping[str, Spec] = {
 
 
 def as_torch(spec: Spec) -> Spec:
-    """The same as torchvision has it: batch norm has a scale, averages count the padding."""
+    """Torchvision's variant: batch norm has a scale, average pools count the padding."""
     if isinstance(spec, ConvSpec):
         return spec._replace(use_scale=True, momentum=0.9)
     if isinstance(spec, BlockSpec):
@@ -84,44 +86,39 @@ def unit_names(branch: Sequence[Spec]) -> list[str]:
     return [others.get(type(unit)) or next(convs) for unit in branch]
 
 
-def stops(stage: Spec, name: str = "") -> Iterator[str]:
-    """Every place inside a stage where the network can stop, below ``name``."""
-    if isinstance(stage, ConvSpec):
-        yield from (f"{name}conv", f"{name}bn")
-    elif isinstance(stage, BlockSpec):
-        for b, branch in enumerate(stage.branches):
-            for unit_name, unit in zip(unit_names(branch), branch, strict=True):
-                yield f"{name}branch{b}/{unit_name}"
-                yield from stops(unit, f"{name}branch{b}/{unit_name}/")
-
-
-def module(spec: ConvSpec | BlockSpec, dtype: Any, name: str) -> Any:
-    """The module that a spec describes, called ``(x, train=, stop=)``."""
+def module(spec: ConvSpec | BlockSpec, dtype: Any, name: str) -> nn.Module:
+    """The module that a spec describes, called ``(x, train=)``."""
     if isinstance(spec, BlockSpec):
         return Block(spec, dtype, name=name)
     return ConvBN(**spec._asdict(), epsilon=1e-3, dtype=dtype, name=name)
 
 
 class Branch(nn.Module):
-    """Convolutions and pools, one after the other."""
+    """Convolutions, pools and splits, one after the other."""
 
     spec: tuple[Spec, ...]
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "B H W C"], *, train: bool, stop: tuple[str, ...] = ()
-    ) -> Float[Array, "B h w D"]:
-        """Returns the last activations, or those at ``stop``."""
+    def __call__(self, x: Float[Array, "B H W C"], *, train: bool) -> Float[Array, "B h w D"]:
+        """Returns the last activations."""
         for name, unit in zip(unit_names(self.spec), self.spec, strict=True):
-            inner = stop[1:] if stop[:1] == (name,) else ()
             if isinstance(unit, PoolSpec):
-                x = pool(x, unit)
+                x = Pool(unit, name=name)(x)
             else:
-                x = module(unit, self.dtype, name)(x, train=train, stop=inner)
-            if stop[:1] == (name,):
-                break
+                x = module(unit, self.dtype, name)(x, train=train)
         return x
+
+
+class Pool(nn.Module):
+    """A pooling with a name, so that a network can be truncated after it."""
+
+    spec: PoolSpec
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
+        """Pools as the spec says."""
+        return pool(x, self.spec)
 
 
 class Block(nn.Module):
@@ -131,19 +128,12 @@ class Block(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "B H W C"], *, train: bool, stop: tuple[str, ...] = ()
-    ) -> Float[Array, "B h w D"]:
-        """Returns the block's output, or that of one branch up to ``stop``."""
-        outputs = []
-        for b, branch in enumerate(self.spec.branches):
-            name = f"branch{b}"
-            if stop and stop[0] != name:
-                continue
-            output = Branch(branch, self.dtype, name=name)(x, train=train, stop=stop[1:])
-            outputs.append(output)
-        if stop:
-            return outputs[0]
+    def __call__(self, x: Float[Array, "B H W C"], *, train: bool) -> Float[Array, "B h w D"]:
+        """Returns the block's output."""
+        outputs = [
+            Branch(branch, self.dtype, name=f"branch{b}")(x, train=train)
+            for b, branch in enumerate(self.spec.branches)
+        ]
         mixed = jnp.concatenate(outputs, axis=-1)
         if self.spec.scale is None:
             return mixed
@@ -157,8 +147,38 @@ def pool(x: Float[Array, "B H W C"], spec: PoolSpec) -> Float[Array, "B h w C"]:
     return spec.pool(x, SQUARE, strides=(spec.stride, spec.stride), padding=spec.padding)
 
 
-def stage(name: str, spec: Spec, dtype: Any) -> Stage:
-    """What a spec describes, as a stage of a backbone."""
+def run(specs: Mapping[str, Spec], x: Array, train: bool, endpoint: Endpoints, dtype: Any) -> Array:
+    """Passes images through the endpoints that specs describe, in order."""
+    for name, spec in specs.items():
+        if isinstance(spec, PoolSpec):
+            x = endpoint(name, pool(x, spec))
+        else:
+            x = endpoint(name, module(spec, dtype, name)(x, train=train))
+    return x
+
+
+def keras_layers(specs: Mapping[str, Spec]) -> dict[str, keras_order.Stage]:
+    """The endpoints' layers in Keras."""
+    return {
+        path: functools.partial(_keras_stage, path=path, spec=spec) for path, spec in specs.items()
+    }
+
+
+def _keras_stage(net: Network, x: Layer, path: str, spec: Spec) -> Layer:
     if isinstance(spec, PoolSpec):
-        return Stage(lambda x, train, stop: pool(x, spec))
-    return of_module(functools.partial(module, spec, dtype, name), tuple(stops(spec)))
+        return net("pooling", x, path=path)
+    if isinstance(spec, ConvSpec):
+        names = (path, f"{path}_bn") if path == "conv_7b" else ()
+        return keras_order.conv_bn_relu(net, x, path, *names)
+    branches = []
+    for b, branch in enumerate(spec.branches):
+        y = x
+        for name, unit in zip(unit_names(branch), branch, strict=True):
+            y = _keras_stage(net, y, f"{path}/branch{b}/{name}", unit)
+        branches.append(y)
+    mixed = net("concatenate", *branches, path=path)
+    if spec.scale is None:
+        return mixed
+    residual = net("conv2d", mixed, path=f"{path}/conv", name=f"{path}_conv")
+    x = net("custom_scale_layer", x, residual)
+    return net("activation", x) if spec.activate else x

@@ -1,7 +1,7 @@
-"""The attention gate of Yan et al. 2019, section 2.1, between any two endpoints of a backbone.
+"""The attention gate of Yan et al. 2019, section 2.1.
 
-Every position of a local endpoint is weighed by how its features fit those of a global one, which
-is coarser and knows what the image shows.
+It weighs every position of local features by how they fit global ones, which are coarser and encode
+what the whole image shows.
 """
 
 from typing import Any
@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxattn.errors import InputError, suggestion
-from jaxattn.models.layers import Conv
-from jaxattn.models.vgg_bn import HE_FAN_IN
+from jaxattn.errors import unknown
+from jaxattn.models.attention.registry import ATTENTION
+from jaxattn.models.layers import HE_FAN_IN, Conv
 
 NORMALISATIONS = ("sigmoid", "softmax")
 
@@ -27,8 +27,8 @@ def upsample(x: Float[Array, "B H W C"], height: int, width: int) -> Float[Array
 class AttentionGate(nn.Module):
     """Weighs the positions of local features under the guidance of global ones.
 
-    ``R = W ∗ ReLU(W_f ∗ F + up(W_g ∗ G))`` (equation 1), where ∗ are 1×1 convolutions, of which the
-    last alone has a bias, and ``up`` is bilinear.
+    ``R = W ∗ ReLU(W_f ∗ F + up(W_g ∗ G))`` (equation 1); ∗ are 1×1 convolutions, only the last one
+    with a bias, and ``up`` is bilinear.
 
     Attributes:
         features: Channels of ``W_f`` and ``W_g``.
@@ -59,9 +59,7 @@ class AttentionGate(nn.Module):
             InputError: Unknown ``normalise``.
         """
         if self.normalise not in NORMALISATIONS:
-            raise InputError(
-                f"normalise: {self.normalise!r} given{suggestion(self.normalise, NORMALISATIONS)}"
-            )
+            raise unknown("normalise", self.normalise, NORMALISATIONS)
         height, width = local.shape[1:3]
         projected = self._conv("local", self.features)(local)
         projected += upsample(self._conv("guide", self.features)(guide), height, width)
@@ -83,3 +81,33 @@ class AttentionGate(nn.Module):
             dtype=self.dtype,
             name=name,
         )
+
+
+@ATTENTION.register("gate")
+class SelfGate(nn.Module):
+    """An `AttentionGate` guided by the mean of the features it weighs, in place.
+
+    The published gate is guided by a later endpoint and pools, see ``jaxattn.models.yan2019``; this
+    one can follow any endpoint.
+
+    Attributes:
+        features: See `AttentionGate`.
+        normalise: See `AttentionGate`; softmax weights are multiplied by the number of positions.
+        dtype: Type of the activations.
+    """
+
+    features: int = 256
+    normalise: str = "sigmoid"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B h w C"], *, train: bool
+    ) -> tuple[Float[Array, "B h w C"], Float[Array, "B 1 h w"]]:
+        """Returns the weighed features and the map, see `AttentionGate`."""
+        del train
+        guide = x.mean((1, 2), keepdims=True)
+        gate = AttentionGate(self.features, self.normalise, self.dtype, name="gate")
+        _, maps = gate(x, guide)
+        weights = maps if self.normalise == "sigmoid" else maps * (x.shape[1] * x.shape[2])
+        return (x * weights[:, 0, :, :, None]).astype(x.dtype), maps

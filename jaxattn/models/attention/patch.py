@@ -1,8 +1,7 @@
 """Attention over the crops of an image (Gessert et al. 2019, section II-E).
 
-Both modules know how many crops an image has, NC, and see the crops of a batch folded into its
-first axis, those of an image one after the other: ``(B·NC, ...)``. So they fit behind any layer of
-any network for single images.
+The crops of a batch are folded into its first axis, the NC crops of an image one after the other:
+``(B·NC, ...)``. So the modules fit after any layer of any network for single images.
 """
 
 from typing import Any
@@ -11,7 +10,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from jaxattn.models.attention.registry import ATTENTION
 
+
+@ATTENTION.register("patch")
 class PatchAttention(nn.Module):
     """Weighs the crops of an image by each other's means (figure 3): ``σ(fc(mean(x))) x``.
 
@@ -29,7 +31,7 @@ class PatchAttention(nn.Module):
 
         Args:
             x: Crops, their feature maps or their feature vectors; B·NC of them.
-            train: Of no effect; there so that the module can be plugged into a ``Backbone``.
+            train: Ignored.
 
         Returns:
             The crops, each times its weight, in the type of ``x``; and the weights of the crops of

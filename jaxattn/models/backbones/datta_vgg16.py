@@ -27,11 +27,10 @@ of ``block4_pool``. The network can also stop inside a convolution, at ``block4_
 ``block4_conv3/relu``.
 """
 
-import functools
-
 from flax import linen as nn
+from jaxtyping import Array
 
-from jaxattn.models.backbone import Backbone, Stage, dense, flatten, max_pool, of_module
+from jaxattn.models.backbones.base import Backbone, Endpoints, dense, flatten, max_pool
 from jaxattn.models.layers import ConvReluBN
 
 #: Channels, and kernels, of each block's convolutions.
@@ -41,25 +40,21 @@ _BLOCKS = ((64, (3, 1)), (128, (3, 1)), (256, (3, 3, 1)), (512, (3, 3, 1)), (512
 class DattaVGG16(Backbone):
     """The backbone, with or without its classifier; images from -1 to 1, from 16 × 16 on."""
 
-    def stages(self) -> dict[str, Stage]:
+    @nn.compact
+    def forward(self, x: Array, train: bool, endpoint: Endpoints) -> None:
         """The endpoints of this module's docstring."""
-        stages = {}
+        init = nn.initializers.he_normal()
         for i, (features, kernels) in enumerate(_BLOCKS, 1):
             for j, size in enumerate(kernels, 1):
                 name = f"block{i}_conv{j}"
-                conv = functools.partial(
-                    ConvReluBN,
-                    features,
-                    (size, size),
-                    kernel_init=nn.initializers.he_normal(),
-                    dtype=self.dtype,
-                    name=name,
+                conv = ConvReluBN(
+                    features, (size, size), kernel_init=init, dtype=self.dtype, name=name
                 )
-                stages[name] = of_module(conv, ("conv", "relu"))
-            stages[f"block{i}_pool"] = max_pool(4, 4) if i == len(_BLOCKS) else max_pool(2, 2)
+                x = endpoint(name, conv(x, train=train))
+            size = 4 if i == len(_BLOCKS) else 2
+            x = endpoint(f"block{i}_pool", max_pool(x, size, size))
         if self.num_classes is not None:
-            stages["flatten"] = Stage(flatten)
-            stages["fc1"] = dense("fc1", 4096, self.dtype, activate=True)
-            stages["fc2"] = dense("fc2", 4096, self.dtype, activate=True)
-            stages["logits"] = dense("logits", self.num_classes)
-        return stages
+            x = endpoint("flatten", flatten(x))
+            x = endpoint("fc1", nn.relu(dense(x, "fc1", 4096, self.dtype)))
+            x = endpoint("fc2", nn.relu(dense(x, "fc2", 4096, self.dtype)))
+            endpoint("logits", dense(x, "logits", self.num_classes))

@@ -30,8 +30,16 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxattn.models.backbone import Backbone, Stage, classifier, max_pool, of_module
-from jaxattn.models.layers import ConvReluBN, residual
+from jaxattn.convert import keras_order
+from jaxattn.convert.keras_order import Layer, Network
+from jaxattn.models.backbones.base import (
+    Backbone,
+    Endpoints,
+    classify,
+    endpoint_names,
+    max_pool,
+)
+from jaxattn.models.layers import Add, ConvReluBN
 
 
 class Unit(nn.Module):
@@ -49,21 +57,14 @@ class Unit(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B H W C"], *, train: bool, stop: tuple[str, ...] = ()
+        self, x: Float[Array, "B H W C"], *, train: bool
     ) -> Float[Array, "B H W {self.features}"]:
-        """Returns the unit's output, or that of ``conv1``, ``conv2`` or ``shortcut``."""
+        """Applies the unit; batch norm is of this batch where ``train``."""
         conv = functools.partial(ConvReluBN, self.features, dtype=self.dtype)
-        if self.project and stop in ((), ("shortcut",)):
-            shortcut = conv(name="shortcut")(x, train=train)
-            if stop:
-                return shortcut
-        else:
-            shortcut = x
-        for name in ("conv1", "conv2"):
-            x = conv(name=name)(x, train=train)
-            if stop == (name,):
-                return x
-        return nn.relu(residual(shortcut, x))
+        shortcut = conv(name="shortcut")(x, train=train) if self.project else x
+        x = conv(name="conv1")(x, train=train)
+        x = conv(name="conv2")(x, train=train)
+        return nn.relu(Add(name="add")(shortcut, x))
 
 
 class DattaResNet34(Backbone):
@@ -75,17 +76,41 @@ class DattaResNet34(Backbone):
 
     blocks: tuple[int, int, int, int] = (3, 4, 6, 3)
 
-    def stages(self) -> dict[str, Stage]:
+    @nn.compact
+    def forward(self, x: Array, train: bool, endpoint: Endpoints) -> None:
         """The endpoints of this module's docstring."""
-        stem = functools.partial(ConvReluBN, 64, stride=2, dtype=self.dtype, name="conv1")
-        stages = {"conv1": of_module(stem, ("conv", "relu")), "pool1": max_pool(3, 2)}
+        conv1 = ConvReluBN(64, stride=2, dtype=self.dtype, name="conv1")
+        x = endpoint("conv1", conv1(x, train=train))
+        x = endpoint("pool1", max_pool(x, 3, 2))
         for i, count in enumerate(self.blocks, 2):
-            features, project = 64 * 2 ** (i - 2), i > 2
-            inside = ("conv1", "conv2", "shortcut") if project else ("conv1", "conv2")
             for j in range(1, count + 1):
                 name = f"conv{i}_block{j}"
-                unit = functools.partial(Unit, features, project, self.dtype, name=name)
-                stages[name] = of_module(unit, inside)
+                unit = Unit(64 * 2 ** (i - 2), i > 2, self.dtype, name=name)
+                x = endpoint(name, unit(x, train=train))
             if i in (2, 4):
-                stages[f"pool{i}"] = max_pool(2, 2)
-        return stages | classifier(self.num_classes)
+                x = endpoint(f"pool{i}", max_pool(x, 2, 2))
+        classify(x, self.num_classes, endpoint)
+
+
+def keras_layers(model: DattaResNet34) -> dict[str, keras_order.Stage]:
+    """The layers in Keras, by endpoint."""
+
+    def unit(net: Network, x: Layer, path: str, project: bool) -> Layer:
+        y = keras_order.conv_bn(net, x, f"{path}/conv1")
+        y = keras_order.conv_bn(net, y, f"{path}/conv2")
+        shortcut = keras_order.conv_bn(net, x, f"{path}/shortcut") if project else x
+        return net("activation", net("add", y, shortcut))
+
+    stages: dict[str, keras_order.Stage] = {}
+    for name in endpoint_names(model):
+        if "block" in name:
+            project = not name.startswith("conv2")
+            stages[name] = functools.partial(unit, path=name, project=project)
+        elif "conv" in name:
+            stages[name] = functools.partial(keras_order.conv_bn, path=name)
+        else:
+            last = name == "logits"
+            stages[name] = (
+                keras_order.layer("dense", name) if last else keras_order.layers("pooling")
+            )
+    return stages

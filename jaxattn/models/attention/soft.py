@@ -1,21 +1,23 @@
-"""Soft-Attention as Linen modules: the layer, and the block around it (Datta et al. 2021, Fig. 4).
+"""Soft-Attention (Datta et al. 2021): the layer, and the block around it (Fig. 4).
 
-The layer that the authors released is not the one in their paper: ``jaxattn.ops.soft_attention``
-says how they differ. Both are here, chosen by ``semantics``:
+The layer that the authors released is not the one in their paper, see
+``jaxattn.ops.soft_attention``. ``variant`` chooses:
 
-* ``'released'``, with which the published numbers were made: no γ, a bias and a ReLU before the
-  softmax, maps that depend on channels 0, 1, 2 alone, and a kernel of which only the central
-  2H - 1 rows ever meet data or get a gradient.
+* ``'released'``, which made the published numbers: no γ, a bias and a ReLU before the softmax, maps
+  that depend on channels 0, 1, 2 alone, and a kernel of which only the central 2H - 1 rows ever
+  meet data or get a gradient.
 * ``'paper'``: equation 1. A 3×3 convolution over all channels, and γ, which starts at 0.01.
 """
 
+import functools
 from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxattn.errors import InputError
+from jaxattn.errors import invalid, unknown
+from jaxattn.models.attention.registry import ATTENTION
 from jaxattn.ops.pool import max_pool
 from jaxattn.ops.soft_attention import paper_soft_attention, released_soft_attention
 
@@ -23,20 +25,19 @@ from jaxattn.ops.soft_attention import paper_soft_attention, released_soft_atten
 class SoftAttention(nn.Module):
     """Weighs every position by the sum of K attention maps.
 
-    Parameters are float32. Released: ``kernel (C, 3, 3, 1, K)`` and ``bias (K,)``, of the names,
-    shapes and layout that they have in the published Keras weights. Paper: ``kernel (3, 3, C, K)``
-    and the scalar ``gamma``.
+    Parameters are float32. Released: ``kernel (C, 3, 3, 1, K)`` and ``bias (K,)``, named and laid
+    out as in the published Keras weights. Paper: ``kernel (3, 3, C, K)`` and the scalar ``gamma``.
 
     Attributes:
         heads: K, the number of maps.
-        semantics: ``'released'`` or ``'paper'``.
+        variant: ``'released'`` or ``'paper'``.
         aggregate: Released only: whether the K maps are summed, or weigh the features one by one
             into K C channels.
         dtype: Type of the attended features. The maps are always computed in float32.
     """
 
     heads: int = 16
-    semantics: str = "released"
+    variant: str = "released"
     aggregate: bool = True
     dtype: Any = jnp.float32
 
@@ -48,25 +49,25 @@ class SoftAttention(nn.Module):
 
         Args:
             x: Features.
-            train: Makes no difference here; all attention modules are called alike.
+            train: Ignored.
 
         Returns:
             Attended features, and the K maps, float32, each of sum 1 over positions.
 
         Raises:
-            InputError: ``semantics`` is neither, or the paper's maps are to be kept apart.
+            InputError: Unknown ``variant``, or ``aggregate=False`` with the paper's.
         """
         x = x.astype(self.dtype)
         channels = x.shape[-1]
         init = nn.initializers.he_uniform()
-        if self.semantics == "released":
+        if self.variant == "released":
             kernel = self.param("kernel", init, (channels, 3, 3, 1, self.heads), jnp.float32)
             bias = self.param("bias", nn.initializers.zeros, (self.heads,), jnp.float32)
             return released_soft_attention(x, kernel, bias, aggregate=self.aggregate)
-        if self.semantics != "paper":
-            raise InputError(f"semantics is {self.semantics!r}; wanted 'released' or 'paper'")
+        if self.variant != "paper":
+            raise unknown("variant", self.variant, ("paper", "released"))
         if not self.aggregate:
-            raise InputError("aggregate is False, which only semantics 'released' knows")
+            raise invalid("aggregate", "True with variant='paper'", False)
         kernel = self.param("kernel", init, (3, 3, channels, self.heads), jnp.float32)
         gamma = self.param("gamma", nn.initializers.constant(0.01), (), jnp.float32)
         return paper_soft_attention(x, kernel, gamma)
@@ -77,7 +78,7 @@ class SoftAttentionBlock(nn.Module):
 
     Attributes:
         heads: Number of maps.
-        semantics: ``'released'`` or ``'paper'``.
+        variant: ``'released'`` or ``'paper'``.
         aggregate: See ``SoftAttention``.
         pool: Window, stride and padding of the pooling.
         dropout_rate: Share of the activations dropped in training.
@@ -85,7 +86,7 @@ class SoftAttentionBlock(nn.Module):
     """
 
     heads: int = 16
-    semantics: str = "released"
+    variant: str = "released"
     aggregate: bool = True
     pool: tuple[int, int, str] = (2, 2, "SAME")
     dropout_rate: float = 0.5
@@ -107,7 +108,7 @@ class SoftAttentionBlock(nn.Module):
             positions.
         """
         attended, maps = SoftAttention(
-            self.heads, self.semantics, self.aggregate, self.dtype, name="soft_attention"
+            self.heads, self.variant, self.aggregate, self.dtype, name="soft_attention"
         )(x, train=train)
         window, stride, padding = self.pool
         pooled = [
@@ -116,3 +117,9 @@ class SoftAttentionBlock(nn.Module):
         ]
         x = nn.relu(jnp.concatenate(pooled, axis=-1))
         return nn.Dropout(self.dropout_rate, deterministic=not train)(x), maps
+
+
+ATTENTION["soft"] = functools.partial(SoftAttention, variant="released")
+ATTENTION["soft_paper"] = functools.partial(SoftAttention, variant="paper")
+ATTENTION["soft_block"] = functools.partial(SoftAttentionBlock, variant="released")
+ATTENTION["soft_paper_block"] = functools.partial(SoftAttentionBlock, variant="paper")
