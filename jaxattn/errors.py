@@ -31,8 +31,9 @@ def invalid(field: str, expected: str, given: object) -> InputError:
 
 
 def unknown(field: str, given: object, known: Iterable[str]) -> InputError:
-    """The error for a name that is none of the known ones; suggests the nearest, else lists all."""
+    """The error for a name that is none of the known ones; suggests the nearest and lists the few."""
     known = sorted(known)
     near = difflib.get_close_matches(str(given), known, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return invalid(field, f"one of {', '.join(known)}{hint}", repr(given))
+    names = "a known name" if near and len(known) > 12 else f"one of {', '.join(known)}"
+    return invalid(field, f"{names}{hint}", repr(given))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxattn.errors import InputError
+from jaxattn.models.backbones import BACKBONES
 from jaxattn.models.backbones.vgg import VGGBN
 from jaxattn.models.yan2019 import GatedClassifier
 from jaxattn.saliency import ClassActivation
@@ -50,7 +51,7 @@ def test_grad_cam_by_hand(target, classes):
 def test_cam_of_vgg_gap_is_the_dense_layers_weights_times_pool5():
     """Zhou et al. 2016, equation 2, over the number of positions."""
     options = {"width": 0.0625, "blocks": (1, 1, 1, 1, 1)}
-    model = GatedClassifier(2, VGGBN, options, local=(), gated=False)
+    model = GatedClassifier(2, BACKBONES["torch_vgg16_bn"], options, local=(), gated=False)
     images = jax.random.normal(jax.random.key(0), (2, 64, 64, 3))
     variables = jax.jit(lambda: model.init(jax.random.key(1), images, train=False))()
     explain = functools.partial(ClassActivation("backbone/pool5", 1, rectify=False), model)

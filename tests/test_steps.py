@@ -182,7 +182,7 @@ np.savez(sys.argv[4], **leaves)
 
 @pytest.mark.parametrize("loader", ["in_memory", "grain"])
 def test_eight_devices_give_the_same_step_as_one(tmp_path, loader):
-    """Global batch statistics, one sampler and one set of random numbers on any number of devices."""
+    """Batch statistics are global, and any number of devices draws the same numbers."""
     results = []
     for count in (1, 8):
         path = tmp_path / f"{count}.npz"

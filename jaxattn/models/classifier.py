@@ -39,7 +39,7 @@ class Classifier(nn.Module):
     @nn.compact
     def __call__(
         self, images: Float[Array, "B H W 3"], *, train: bool
-    ) -> tuple[Float[Array, "B {self.num_classes}"], dict[str, Float[Array, "B K h w"]]]:
+    ) -> tuple[Float[Array, "B {self.num_classes}"], dict[str, Float[Array, "_ K h w"]]]:
         """Classifies.
 
         Args:

@@ -35,7 +35,7 @@ def count(variables):
 def test_parameter_counts_are_the_printed_ones(name):
     keras.utils.clear_session()
     with keras.StatelessScope(initialize_variables=False):  # Shapes are all that is wanted.
-        model = keras_registry.create(name, classes=2 if name.startswith("isic") else 7)
+        model = keras_models.build(name, classes=2 if name.startswith("isic") else 7)
     assert (model.count_params(), count(model.trainable_variables)) == GOLDEN[name]
 
 
@@ -70,12 +70,10 @@ def test_soft_attention_by_hand(aggregate):
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_weights_come_from_a_file(tmp_path):
     keras.utils.clear_session()
-    model = keras_registry.create("resnet34", classes=3, size=32)
+    model = keras_models.build("resnet34", classes=3, size=32)
     model.save_weights(tmp_path / "model.weights.h5")
     keras.utils.clear_session()
-    again = keras_registry.create(
-        "resnet34", 3, tmp_path / "model.weights.h5", size=32, softmax=True
-    )
+    again = keras_models.build("resnet34", 3, tmp_path / "model.weights.h5", size=32, softmax=True)
     for variable, wanted in zip(again.variables, model.variables, strict=True):
         np.testing.assert_array_equal(variable.value, wanted.value)
     assert again.get_layer("logits").activation is keras.activations.softmax
@@ -84,4 +82,4 @@ def test_weights_come_from_a_file(tmp_path):
 
 def test_unknown_model_is_named():
     with pytest.raises(InputError, match="'vgg_16'.*did you mean 'vgg16'"):
-        keras_registry.create("vgg_16")
+        keras_models.build("vgg_16")

@@ -126,7 +126,7 @@ def test_every_endpoint_is_pytorchs(name):
     images = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype(np.float32)
     variables = from_state_dict(name, state_dict(name))
     classes = variables["params"]["backbone"].get("logits", {"bias": None})["bias"]
-    backbone = registry.create(name, 1).backbone(
+    backbone = registry.create(name, 1).backbone.make(
         num_classes=None if classes is None else len(classes)
     )
     own = {kind: tree["backbone"] for kind, tree in variables.items()}
@@ -195,9 +195,13 @@ def test_every_difference_is_named():
 @pytest.mark.parametrize(
     ("name", "model", "message"),
     [
-        ("torch_se_resnext50_cadene", "torch_se_resnext50", "torch_se_resnext50_cadene wanted"),
-        ("torch_resnet34", "keras_densenet121", "none of PyTorch's"),
-        ("torch_resnet34", "attention_cnn", "one of the models torch_"),
+        (
+            "torch_se_resnext50_cadene",
+            "torch_se_resnext50",
+            "expected torch_se_resnext50_cadene for",
+        ),
+        ("torch_resnet34", "keras_densenet121", "--model: expected a model of PyTorch's"),
+        ("torch_resnet34", "attention_cnn", "--model: expected a model of PyTorch's"),
     ],
 )
 def test_the_wrong_model(name, model, message):

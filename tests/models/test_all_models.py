@@ -60,6 +60,8 @@ _RESNET34 = Entry(functools.partial(DattaResNet34, blocks=(1, 1, 1, 1)))
 _VGG = smaller("keras_vgg16", blocks=(1, 1, 1, 1, 1))
 _VGG_BN = smaller("torch_vgg16_bn", blocks=(1, 1, 1, 1, 1), width=0.25)
 
+AFTER = {"attention": "soft_block"}
+
 #: The same networks with fewer blocks and for smaller images: attributes and image size. Networks
 #: without attention of their own get it here, after a stage in their middle.
 SMALL = {
@@ -86,7 +88,7 @@ SMALL = {
     "koefler_cnn": ({}, 75),
     "koefler_cnn_sa": ({}, 75),
     "keras_densenet121": (
-        {"backbone": _DENSENET, "attention": "soft_block", "attention_at": "conv3_block1"},
+        {"backbone": _DENSENET, **AFTER, "attention_at": "conv3_block1"},
         64,
     ),
     "keras_inception_resnet_v2": (
@@ -95,7 +97,7 @@ SMALL = {
     ),
     "keras_inception_v3": ({"attention": "soft", "attention_at": "mixed2"}, 75),
     "keras_resnet50": (
-        {"backbone": _RESNET50, "attention": "soft_block", "attention_at": "conv3_block1"},
+        {"backbone": _RESNET50, **AFTER, "attention_at": "conv3_block1"},
         64,
     ),
     "vgg16_bn": ({"backbone": _VGG_BN}, 32),
@@ -104,7 +106,7 @@ SMALL = {
     "attnmelcnn": ({"backbone": _VGG_BN}, 32),
     "gessert2019": ({"backbone": _DENSENET}, 64),
     "torch_densenet121": (
-        {"backbone": _DENSENET, "attention": "soft_block", "attention_at": "conv3_block1"},
+        {"backbone": _DENSENET, **AFTER, "attention_at": "conv3_block1"},
         64,
     ),
     "torch_resnet34": (

@@ -23,9 +23,8 @@ def shapes(module, size=64):
 
 
 def test_attended_features_side_by_side_or_in_the_features_place():
-    (_, maps), variables = shapes(
-        Classifier(7, SMALL_RESNET, "soft_block", "conv3_block1", {"heads": 5})
-    )
+    module = Classifier(7, SMALL_RESNET, "soft_block", "conv3_block1", {"heads": 5})
+    (_, maps), variables = shapes(module)
     assert maps["soft_attention"].shape == (2, 5, 8, 8)
     kernel = variables["params"]["backbone"]["conv4_block1"]["conv1"]["conv"]["kernel"]
     assert kernel.shape == (1, 1, 2 * 512, 256)
@@ -64,7 +63,7 @@ def test_attention_in_the_place_of_a_pool():
         (
             {"attention": "se", "attention_at": "pool1", "attention_options": {"heads": 2}},
             64,
-            "model.attention_options: expected one of reduction, got 'heads'",
+            "model.attention_options: expected one of dtype, reduction, got 'heads'",
         ),
     ],
 )
@@ -85,12 +84,12 @@ def test_inside_a_stage_of_a_residual_network_attention_keeps_the_channels():
 def test_any_attention_after_any_endpoint_of_any_backbone(name, backbone):
     """The features go on, and maps have a position for each of the endpoint's."""
     endpoint, side = {
-        "keras_vgg16": ("block3_conv3", 24),
-        "torch_resnet34": ("conv5_block3", 3),
-        "keras_inception_v3": ("mixed2", 9),
+        "keras_vgg16": ("block3_conv3", 40),
+        "torch_resnet34": ("conv5_block3", 5),
+        "keras_inception_v3": ("mixed2", 17),
     }[backbone]
     module = registry.create(backbone, 7, attention=name, attention_at=endpoint)
-    (logits, maps), variables = shapes(module, 96)
+    (logits, maps), variables = shapes(module, 160)
     assert logits.shape == (2, 7)
     assert "attention" in variables["params"]
     assert {each.shape[2:] for each in maps.values()} == (set() if name == "se" else {(side, side)})

@@ -51,8 +51,6 @@ def test_attention_takes_the_place_of_a_pool_and_doubles_the_channels():
 
 
 def test_images_too_small_are_named():
-    with pytest.raises(
-        InputError, match="images: expected larger ones .'pool6' is empty., got 74 x 74"
-    ):
+    with pytest.raises(InputError, match="expected larger ones .'pool6' is empty., got 74 x 74"):
         shapes(KoeflerCNN(7), 74)
     shapes(KoeflerCNN(7), 75)

@@ -159,15 +159,19 @@ def test_parameters_in_the_publisheds_number():
 @pytest.mark.parametrize(
     ("options", "shape", "message"),
     [
-        ({"head": "gru"}, (1, 32, 32, 3), "wants crops.strategy='ordered'"),
-        ({"attention": ("end",)}, (1, 32, 32, 3), "wants crops.strategy='ordered'"),
-        ({"head": "mean"}, (1, 4, 32, 32, 3), "model.head: 'mean' given"),
+        ({"head": "gru"}, (1, 32, 32, 3), "expected 'ordered' for model"),
+        ({"attention": ("end",)}, (1, 32, 32, 3), "expected 'ordered' for model"),
+        ({"head": "mean"}, (1, 4, 32, 32, 3), "model.head: expected one of .*got 'mean'"),
         ({"attention": ("poool2",)}, (1, 4, 32, 32, 3), "did you mean 'pool2'"),
-        ({"backbone": "densenet"}, (1, 4, 32, 32, 3), "backbone 'densenet' is unknown"),
+        (
+            {"backbone": "densenet"},
+            (1, 4, 32, 32, 3),
+            "model.backbone: .*got 'densenet'",
+        ),
     ],
 )
 def test_wrong_options(options, shape, message):
-    model = PatchClassifier(**{"num_classes": 3, "backbone": small} | options)
+    model = PatchClassifier(**{"num_classes": 3, "backbone": SMALL} | options)
     with pytest.raises(InputError, match=message):
         model.init(jax.random.key(0), jnp.zeros(shape), train=False)
     assert "end_pool" in HEADS

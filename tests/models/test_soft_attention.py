@@ -56,7 +56,7 @@ def test_heads_can_be_kept_apart_as_released_only():
     assert maps.shape == (2, 3, 5, 4)
     assert separate.shape == (2, 5, 4, 18)
     np.testing.assert_allclose(separate.reshape(2, 5, 4, 3, 6).sum(3), out, rtol=1e-5, atol=1e-7)
-    with pytest.raises(InputError, match="aggregate is False"):
+    with pytest.raises(InputError, match="aggregate: expected True with variant='paper'"):
         SoftAttention(3, "paper", aggregate=False).apply(variables, x)
 
 
