@@ -63,7 +63,8 @@ def table(result: Mapping[str, Any]) -> str:
     head = ["AP", "AUC", *(f"Jaccard {name}" for name in MAPS)]
     lines = [f"| | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
     for one in collected:
-        theirs = reference_results.YAN2019.get(one["dataset"], {}).get(one["row"], {})
+        paper = reference_results.find(one["dataset"], "official", one["row"]) or {}
+        theirs = paper.get("target", {}) | paper.get("jaccard", {}).get("mean", {})
         measured = one["positive"] | one["jaccard"]["mean"]
         cells = [
             f"{number(measured.get(name))} ({number(theirs.get(name))})"
@@ -86,7 +87,7 @@ def main(argv: list[str]) -> None:
     """The command line."""
     del argv
     folder = Path(flags.FLAGS.runs)
-    rows = list(reference_results.YAN2019["isic2017"])
+    rows = [entry["row"] for entry in reference_results.table("yan2019", "2")]
     found = {path.parent.name: path.parent for path in folder.glob(f"*/{run_dir.CONFIG}")}
     known = [found[row] for row in rows if row in found]
     if not known:

@@ -1,31 +1,28 @@
-"""Attention maps drawn over the images they belong to, and which images to draw them for."""
+"""Draws attention maps over images and selects the images to show."""
 
-import matplotlib
 import numpy as np
-import scipy.ndimage
 from jaxtyping import Float, Int, Shaped, UInt8
 from PIL import Image
 
-from jaxattn.errors import InputError
+from jaxattn.errors import invalid
 
 # A range below this fraction of the largest value is rounding, not attention.
 _FLAT = 1e-5
 
 
 def aggregate(maps: Float[np.ndarray, "K h w"]) -> Float[np.ndarray, "h w"]:
-    """Sums K attention heads into one map, as Datta et al. 2021 do for their Figure 7.
+    """Sums K attention heads into one map (Datta et al. 2021, Figure 7).
 
     Raises:
-      InputError: the maps are not ``(K, h, w)`` or not finite.
+        InputError: The maps are not ``(K, h, w)`` or not finite.
     """
     maps = np.asarray(maps, np.float32)
     if maps.ndim != 3 or not maps.size:
-        raise InputError(f"attention maps have shape {maps.shape}; wanted (K, h, w).")
+        raise invalid("attention maps", "shape (K, h, w)", maps.shape)
     bad = int(np.sum(~np.isfinite(maps)))
     if bad:
-        raise InputError(
-            f"attention maps hold NaN or infinity at {bad} of {maps.size} positions; "
-            "wanted finite numbers."
+        raise invalid(
+            "attention maps", "finite numbers", f"NaN or infinity at {bad} of {maps.size} positions"
         )
     return maps.sum(axis=0)
 
@@ -41,25 +38,25 @@ def rescale(single_map: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
 def heatmap(
     maps: Float[np.ndarray, "K h w"], height: int, width: int, bilinear: bool = False
 ) -> Float[np.ndarray, "H W"]:
-    """Brings attention to the resolution of an image.
+    """Upsamples attention to the resolution of an image.
 
-    Heads are summed, then rescaled, upsampled with Pillow's bicubic filter (a = -0.5, borders
+    Heads are summed, rescaled, upsampled with Pillow's bicubic filter (a = -0.5, borders
     renormalised; the paper's figure used OpenCV's, a = -0.75, borders repeated) and rescaled again,
-    as bicubic interpolation overshoots.
+    because bicubic interpolation overshoots.
 
     Args:
-      maps: K attention heads.
-      height: rows of the result.
-      width: columns of the result.
-      bilinear: whether to upsample bilinearly, with half-pixel centres, as Yan et al. 2019.
+        maps: K attention heads.
+        height: Rows of the result.
+        width: Columns of the result.
+        bilinear: Upsample bilinearly, with half-pixel centres, as in Yan et al. 2019.
 
     Returns:
-      float32 in [0, 1], 0 everywhere for a constant map.
+        float32 in [0, 1]; 0 everywhere for a constant map.
 
     Raises:
-      InputError: the maps are not ``(K, h, w)`` or not finite.
+        InputError: The maps are not ``(K, h, w)`` or not finite.
     """
-    # Rescaling first keeps rounding in the filter from being blown up where a map is constant.
+    # Rescaling first keeps a constant map constant: the filter rounds, and rescaling amplifies.
     coarse = Image.fromarray(rescale(aggregate(maps)))
     filters = Image.Resampling
     sized = coarse.resize((width, height), filters.BILINEAR if bilinear else filters.BICUBIC)
@@ -68,6 +65,8 @@ def heatmap(
 
 def colour(single_map: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
     """Colours values in [0, 1] with matplotlib's jet: dark blue at 0, dark red at 1."""
+    import matplotlib
+
     return matplotlib.colormaps["jet"](single_map, bytes=True)[..., :3]
 
 
@@ -80,18 +79,17 @@ def overlay(
     """Blends attention, coloured with jet, over an image (Datta et al. 2021, Figure 7).
 
     Args:
-      image: the image as the model saw it, so that map and image cover the same field.
-      maps: K attention heads; their sum is rescaled to [0, 1], so that colours of two overlays
-        compare positions within an image, not strengths between images.
-      alpha: weight of the colours in [0, 1]; the paper's figure has 0.5, that of Yan et al. 2019
-        has 0.4.
-      bilinear: see `heatmap`.
+        image: The image as the model saw it; map and image cover the same field.
+        maps: K attention heads. Their sum is rescaled to [0, 1], so colours compare positions
+            within an image, not strengths between images.
+        alpha: Weight of the colours in [0, 1]; 0.5 in the paper's figure, 0.4 in Yan et al. 2019.
+        bilinear: See `heatmap`.
 
     Returns:
-      alpha × colours + (1 - alpha) × image, rounded.
+        alpha × colours + (1 - alpha) × image, rounded.
 
     Raises:
-      InputError: the maps are not ``(K, h, w)`` or not finite.
+        InputError: The maps are not ``(K, h, w)`` or not finite.
     """
     height, width = image.shape[:2]
     colours = colour(heatmap(maps, height, width, bilinear)).astype(np.float32)
@@ -99,12 +97,12 @@ def overlay(
 
 
 def peak(maps: Float[np.ndarray, "K h w"]) -> float:
-    """Returns the largest value of the summed heads over their mean: 1 for no preference at all.
+    """Largest value of the summed heads over their mean; 1 for a uniform map.
 
-    The rescaling of `overlay` hides this. It is NaN for maps whose mean is 0.
+    The rescaling of `overlay` hides this. NaN for maps whose mean is 0.
 
     Raises:
-      InputError: the maps are not ``(K, h, w)`` or not finite.
+        InputError: The maps are not ``(K, h, w)`` or not finite.
     """
     single = aggregate(maps)
     return float(single.max() / single.mean()) if single.mean() else float("nan")
@@ -116,16 +114,18 @@ def outline(
     rgb: tuple[int, int, int] = (255, 255, 255),
     width: int = 2,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Draws the border of a lesion mask into a copy of an image.
+    """Returns a copy of an image with the border of its lesion mask drawn in.
 
     Args:
-      image: the image.
-      mask: nonzero inside the lesion.
-      rgb: colour of the line.
-      width: width of the line in pixels, drawn inside the mask.
+        image: The image.
+        mask: Nonzero inside the lesion.
+        rgb: Colour of the line.
+        width: Width of the line in pixels, drawn inside the mask.
     """
+    from scipy.ndimage import binary_erosion
+
     inside = np.asarray(mask) != 0
-    core = scipy.ndimage.binary_erosion(inside, iterations=width, border_value=1)
+    core = binary_erosion(inside, iterations=width, border_value=1)
     drawn = image.copy()
     drawn[inside & ~core] = rgb
     return drawn
@@ -137,24 +137,23 @@ def select_cases(
     predictions: Int[np.ndarray, " N"],
     per_group: int = 2,
 ) -> Int[np.ndarray, " M"]:
-    """Chooses the examples to show: for each class the surest hits and the surest misses.
+    """Selects the examples to show: for each class the most confident hits and misses.
 
-    A group is a true class together with whether the predicted class is right. Within a group
-    examples are ranked by the probability of the predicted class, ties by index, so that the same
-    predictions always give the same choice. Grouping by true class keeps the commonest class from
-    filling the page.
+    A group is a true class together with whether the prediction is right, so that the commonest
+    class does not fill the page. A group is ranked by the probability of the predicted class, ties
+    by index: the same predictions always give the same selection.
 
     Args:
-      labels: true class indices in [0, C).
-      probabilities: predicted probabilities.
-      predictions: predicted class indices.
-      per_group: most examples to take of a group.
+        labels: True class indices in [0, C).
+        probabilities: Predicted probabilities.
+        predictions: Predicted class indices.
+        per_group: At most this many examples of each group.
 
     Returns:
-      Indices of examples: hits in class order, then misses in class order, each group surest first.
+        Indices: hits in class order, then misses in class order, each group most confident first.
     """
-    sureness = np.take_along_axis(probabilities, predictions[:, None], axis=1)[:, 0]
-    order = np.argsort(-sureness, kind="stable")
+    confidence = np.take_along_axis(probabilities, predictions[:, None], axis=1)[:, 0]
+    order = np.argsort(-confidence, kind="stable")
     hit = labels == predictions
     chosen = [
         order[(labels == c)[order] & (hit == wanted)[order]][:per_group]

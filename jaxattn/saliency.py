@@ -1,7 +1,7 @@
-"""Where a class comes from: CAM (Zhou et al. 2016) and Grad-CAM (Selvaraju et al. 2017).
+"""Class activation maps: CAM (Zhou et al. 2016) and Grad-CAM (Selvaraju et al. 2017).
 
-Both weigh the channels of a layer by what they do to a class' logit. They explain any finished
-network; attention maps, which a network computes for itself, need neither.
+Both weight the channels of a layer by their effect on a class's logit. They explain any trained
+network, with or without attention.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxattn.errors import InputError, suggestion
+from jaxattn.errors import unknown
 from jaxattn.state import Variables
 
 
@@ -20,15 +20,15 @@ from jaxattn.state import Variables
 class ClassActivation:
     """The class activation map of a layer.
 
-    ``Σ_c w_c A_c`` over the layer's channels, with ``w_c`` the mean over positions of the logit's
-    derivative by ``A_c``. With ``rectify`` that is Grad-CAM. Without it, and at the end of a
-    network of which only global average pooling and a dense layer follow (VGG-16-GAP), it is CAM
-    over the number of positions.
+    ``Σ_c w_c A_c`` over the layer's channels; ``w_c`` is the mean over positions of the logit's
+    derivative with respect to ``A_c`` (Grad-CAM, equations 1 and 2). Without ``rectify``, at a
+    layer that only global average pooling and a dense layer follow (VGG-16-GAP), it is CAM divided
+    by the number of positions.
 
     Attributes:
-        layer: Path of a module that returns features ``(B, h, w, C)``, as ``backbone/pool5``.
-        target: The class to explain; None for the one predicted.
-        rectify: Whether what speaks against the class is set to 0.
+        layer: Path of a module that returns features ``(B, h, w, C)``: ``backbone/pool5``.
+        target: Index of the class to explain; None for the predicted class.
+        rectify: Set negative evidence to 0, as Grad-CAM does.
     """
 
     layer: str
@@ -43,10 +43,13 @@ class ClassActivation:
         Args:
             model: Called ``(images, *, train)``.
             variables: Params and batch_stats.
-            images: Normalised images; where the model takes several crops of each, K are returned.
+            images: Normalised images; a model that takes NC crops of each returns K = NC maps.
+
+        Returns:
+            The maps, float32.
 
         Raises:
-            InputError: There is no such layer, or it has no positions.
+            InputError: There is no such layer with features ``(B, h, w, C)``.
         """
 
         def outputs(delta: Any) -> tuple[Array, dict[str, Array]]:
@@ -65,7 +68,8 @@ class ClassActivation:
 
         _, shapes = jax.eval_shape(lambda: outputs(None))
         if self.layer not in shapes:
-            raise InputError(f"layer {self.layer!r} given{suggestion(self.layer, shapes)}")
+            field = "evaluation.grad_cam" if self.rectify else "evaluation.cam"
+            raise unknown(field, self.layer, shapes)
 
         def score(delta: Array) -> tuple[Array, Array]:
             logits, found = outputs(delta)

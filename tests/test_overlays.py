@@ -63,7 +63,7 @@ def test_overlay_is_half_jet_and_half_image():
 @pytest.mark.parametrize(
     ("maps", "message"),
     [
-        (np.zeros((4, 4), np.float32), r"\(4, 4\); wanted \(K, h, w\)"),
+        (np.zeros((4, 4), np.float32), r"expected shape \(K, h, w\), got \(4, 4\)"),
         (np.full((1, 2, 2), np.nan, np.float32), "at 4 of 4 positions"),
     ],
 )
@@ -96,7 +96,7 @@ def test_outline_of_a_mask_over_the_whole_image_is_empty():
     assert not overlays.outline(image, np.ones((5, 5), np.uint8)).any()
 
 
-def test_cases_are_the_surest_hits_then_misses_of_each_class():
+def test_cases_are_the_most_confident_hits_then_misses_of_each_class():
     labels = np.array([0, 0, 0, 1, 1, 0, 1])
     sure = np.array([0.9, 0.6, 0.9, 0.8, 0.7, 0.8, 0.95])
     predictions = np.array([0, 0, 0, 1, 0, 1, 0])

@@ -4,18 +4,23 @@ import html.parser
 import io
 import json
 import re
+import shutil
 import subprocess
-import sys
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from jaxattn import metrics, reference_results, report
+from jaxattn import metrics, report
+from jaxattn.data.sources.ham10000 import CLASS_NAMES
 from jaxattn.errors import InputError
+from jaxattn.report import __main__ as command_line
 
 VOID = {"meta", "img", "br"}
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
 
 
 class Page(html.parser.HTMLParser):
@@ -34,9 +39,11 @@ class Page(html.parser.HTMLParser):
         self.attributes += attributes
         if tag == "img":
             self.images.append(dict(attributes))
-        if tag == "tr":
+        if tag in ("tr", "dl"):
             self.rows.append([])
-        if tag in ("td", "th"):
+        if tag == "dt":
+            self.rows.append([""])
+        if tag in ("td", "th", "dd"):
             self.rows[-1].append("")
         if tag not in VOID:
             self._open.append(tag)
@@ -48,13 +55,19 @@ class Page(html.parser.HTMLParser):
         if self._open and self._open[-1] == "style":
             return
         self.text += data
-        if {"td", "th"} & set(self._open):
+        if {"td", "th", "dt", "dd"} & set(self._open):
             self.rows[-1][-1] += data
 
     def row(self, first):
         """The cells after the first of the one row that starts so."""
-        (row,) = [row for row in self.rows if row[:1] == [first]]
+        row, *others = [row for row in self.rows if row[:1] == [first]]
+        assert all(len(other) == len(self.matrix()) for other in others)
         return row[1:]
+
+    def matrix(self):
+        """The header of the confusion matrix."""
+        (header,) = [row for row in self.rows if row[:1] == ["truth \\ prediction"]]
+        return header
 
 
 def predictions(labels, classes):
@@ -68,9 +81,7 @@ def predictions(labels, classes):
     return probabilities
 
 
-def make_run(
-    folder, names=reference_results.CLASSES, present=7, maps=("soft_attention",), mask=True
-):
+def make_run(folder, names=CLASS_NAMES, present=7, maps=("soft_attention",), mask=True):
     (folder / "evaluation").mkdir(parents=True)
     config = {
         "model": {"name": "irv2_sa", "dropout": 0.5},
@@ -87,6 +98,12 @@ def make_run(
         # A resumed run logs step 15 again: this row counts.
         {"kind": "validation", "step": 15, "loss": 2.1, "accuracy": 0.5, "balanced_accuracy": 0.43},
     ]
+    (folder / "split.csv").write_text(
+        "image_id,lesion_id,split\n"
+        + "a,l,train\n" * 90
+        + "b,l,validation\n" * 10
+        + "c,l,test\n" * 28
+    )
     (folder / "log.jsonl").write_text("\n".join(map(json.dumps, log)) + '\n{"kind": "tr')
     labels = np.tile(np.arange(present), 4)
     probabilities = predictions(labels, len(names))
@@ -144,6 +161,8 @@ def test_numbers_of_the_run_are_in_the_page(tmp_path):
     assert page.row("images") == ["28"]
     assert page.row("lesions") == ["14"]
     assert page.row("checkpoint") == ["best, step 15"]
+    assert page.row("images by part") == ["train 90, validation 10, test 28"]
+    assert ["mel", "0", "0", "0", "0", "375%", "125%", "0"] in page.rows  # the confusion matrix
     assert page.row("dataset.note") == ["<b> & 'quotes'"]
     assert page.row("seed") == ["17"]
     assert page.row("jax") == ["9.8.7"]
@@ -163,8 +182,9 @@ def test_the_page_is_self_contained_and_its_images_decode(tmp_path):
     assert "url(" not in without_data
     assert "@import" not in without_data
     assert not page.tags & {"script", "link", "iframe", "object", "base"}
-    assert not {"href", "srcset"} & {name for name, _ in page.attributes}
-    # Confusion, ROC and learning curves; then of 3 cases the image and two views per map.
+    assert not {"srcset", "action", "onclick"} & {name for name, _ in page.attributes}
+    assert all(value.startswith("#") for name, value in page.attributes if name == "href")
+    # ROC and two learning curves; then of 3 cases the image and two views per map.
     assert len(page.images) == 3 + 3 * 5
     kinds = []
     for image in page.images:
@@ -177,6 +197,7 @@ def test_the_page_is_self_contained_and_its_images_decode(tmp_path):
             assert root.tag.endswith("svg")
             references = [v for e in root.iter() for k, v in e.items() if k.endswith("href")]
             assert all(reference.startswith(("#", "data:")) for reference in references)
+            assert b"prefers-color-scheme: dark" in data
         else:
             with Image.open(io.BytesIO(data)) as picture:
                 picture.load()
@@ -228,41 +249,42 @@ def test_a_model_without_attention_or_lesion_ids_shows_its_images(tmp_path):
 def test_missing_optional_files_are_named_with_their_commands(tmp_path):
     folder = make_run(tmp_path / "run")
     optional = {
-        "log.jsonl": "train",
-        "evaluation/test_predictions.csv": "evaluate",
-        "evaluation/test_cases.npz": "evaluate",
+        "log.jsonl": "train --workdir",
+        "evaluation/test_predictions.csv": "evaluate --run",
+        "evaluation/test_cases.npz": "evaluate --run",
     }
     for file in optional:
         (folder / file).unlink()
     page = read(folder)
     for file, command in optional.items():
-        said = f"has no {file}. python -m jaxattn.{command} --workdir={folder} writes it."
+        said = f"has no {file}. python -m jaxattn.{command}={folder} writes it."
         assert said in page.text
     assert page.row("lesions") == ["unknown"]
-    assert len(page.images) == 1  # the confusion matrix needs none of them
+    assert page.images == []
+    assert page.matrix()[1:] == list(CLASS_NAMES)
 
 
 @pytest.mark.parametrize("file", ["config.json", "evaluation/test.json"])
 def test_a_missing_required_file_is_an_input_error(tmp_path, file):
     folder = make_run(tmp_path / "run")
     (folder / file).unlink()
-    with pytest.raises(InputError, match=rf"{file} does not exist; python -m jaxattn\."):
+    with pytest.raises(InputError, match=rf"{file}: expected the file that python -m jaxattn\."):
         report.write(folder)
 
 
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("config.json", "{", r"config\.json is not JSON"),
-        ("config.json", "[]", "holds a list; wanted an object"),
-        ("evaluation/test.json", "{}", r"has no metrics\.per_class"),
-        ("log.jsonl", "nonsense\n{}\n", "line 1, is 'nonsense'"),
+        ("config.json", "{", r"config\.json: expected JSON, got a damaged file \(Exp"),
+        ("config.json", "[]", "expected a JSON object, got list"),
+        ("evaluation/test.json", "{}", r"expected an evaluation with metrics\.per_class"),
+        ("log.jsonl", "nonsense\n{}\n", "line 1: expected a JSON object .*, got 'nonsense'"),
         (
             "evaluation/test_predictions.csv",
             "image_id,label\n",
-            "lacks the columns lesion_id, p_akiec",
+            "expected columns image_id, .*, got none of lesion_id, p_akiec",
         ),
-        ("evaluation/test_cases.npz", "text", "is not an NPZ file"),
+        ("evaluation/test_cases.npz", "text", "expected an NPZ file"),
     ],
 )
 def test_a_broken_file_is_an_input_error(tmp_path, file, content, message):
@@ -277,42 +299,160 @@ def test_an_unknown_class_or_a_lost_row_of_predictions_is_an_input_error(tmp_pat
     path = folder / "evaluation" / "test_predictions.csv"
     rows = path.read_text().splitlines()
     path.write_text("\n".join([*rows[:-1], rows[-1].replace("vasc", "wart")]))
-    with pytest.raises(InputError, match="unknown class 'wart'"):
+    with pytest.raises(InputError, match=r"label: expected one of akiec, .*, got 'wart'"):
         report.write(folder)
     path.write_text("\n".join(rows[:-1]))
-    with pytest.raises(InputError, match=r"has 27 rows and .* is about 28 images"):
+    with pytest.raises(InputError, match=r"expected 28 rows, the images of .*, got 27"):
         report.write(folder)
 
 
-def test_the_command_line_prints_the_path(tmp_path):
+@pytest.mark.parametrize("flag", ["run", "workdir"])
+def test_the_command_line_prints_the_path(tmp_path, command, flag):
     folder = make_run(tmp_path / "run")
-    command = [sys.executable, "-m", "jaxattn.report", f"--workdir={folder}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == f"report: {folder}/report.html"
+    status, out, _ = command(command_line, f"--{flag}={folder}")
+    assert (status, out.strip()) == (0, f"report: {folder}/report.html")
 
 
-def test_the_command_line_shows_bad_input_in_one_sentence(tmp_path):
-    command = [sys.executable, "-m", "jaxattn.report", f"--workdir={tmp_path}"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {tmp_path}/config.json does not exist")
+def test_the_command_line_shows_bad_input_in_one_sentence(tmp_path, command):
+    status, _, err = command(command_line, f"--run={tmp_path}")
+    assert status == 2
+    assert err.startswith(f"error: {tmp_path}/config.json: expected the file that")
 
 
-def test_what_is_measured_of_a_positive_class_and_of_maps_is_shown(tmp_path):
+def test_the_target_class_and_the_jaccard_index_are_shown(tmp_path):
     run = make_run(tmp_path)
     path = run / "evaluation" / "test.json"
-    result = json.loads(path.read_text())
+    evaluation = json.loads(path.read_text())
     before = report.write(run).read_text(encoding="utf-8")
     assert "against all others</h3>" not in before
     assert "Jaccard" not in before
     labels = np.array([True, False, True, False, False])
     found = metrics.detection(labels, np.array([0.875, 0.625, 0.375, 0.25, 0.125]), 0.5, 1.0)
-    result["positive"] = {"class": "mel<", **found}
-    result["jaccard"] = {"images": 41, "mean": {"attention_pool3": 0.5125}}
-    path.write_text(json.dumps(result))
+    evaluation["target"] = {"class": "mel<", **found}
+    evaluation["jaccard"] = {"images": 41, "mean": {"attention_pool3": 0.5125}}
+    path.write_text(json.dumps(evaluation))
     page = report.write(run).read_text(encoding="utf-8")
     assert "mel&lt; against all others" in page
     assert f"average precision {found['average_precision']:.3f}" in page
     assert "<td>0.375</td><td>1.000</td><td>0.667</td><td>0.667</td>" in page
-    assert "<td>attention_pool3</td><td>0.512</td>" in page
+    assert Page(page).row("attention_pool3") == ["0.512"]
     assert "the 41 images with a lesion mask" in page
+    # As older versions named them.
+    evaluation["positive"] = evaluation.pop("target")
+    evaluation["prior_exponent"] = 0.5
+    path.write_text(json.dumps(evaluation))
+    old = report.write(run).read_text(encoding="utf-8")
+    assert "mel&lt; against all others" in old
+    assert "largest probability / (share in training)^0.5" in old
+
+
+def test_a_papers_numbers_stand_only_beside_its_own_data_set(tmp_path):
+    run = make_run(tmp_path / "run")
+    assert "Datta et al. 2021" in read(run).text
+    path = run / "evaluation" / "test.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"dataset": "isic2017"}))
+    page = read(run)
+    assert "Datta" not in page.text
+    assert "paper" not in page.text
+    assert "No published numbers are known" in page.text
+
+
+def test_attnmel_stands_beside_table_2(tmp_path):
+    run = make_run(tmp_path, names=("rest", "melanoma"), present=2)
+    config = json.loads((run / "config.json").read_text())
+    config["model"] = {"name": "attnmelcnn"}
+    config["split"] = {"strategy": "official"}
+    config["loss"] = {"maps": {"target": "lesion", "weights": {"attention_pool3": 0.001}}}
+    config["dataset"]["classes"] = ["rest=nevus+seborrheic_keratosis", "melanoma"]
+    config["target_class"] = "melanoma"
+    (run / "config.json").write_text(json.dumps(config))
+    path = run / "evaluation" / "test.json"
+    evaluation = json.loads(path.read_text())
+    found = metrics.detection(np.array([True, False]), np.array([0.75, 0.25]))
+    evaluation |= {
+        "dataset": "isic2017",
+        "target": {"class": "melanoma", **found},
+        "jaccard": {"images": 4, "mean": {"attention_pool3": 0.25}},
+    }
+    path.write_text(json.dumps(evaluation))
+    page = read(run)
+    assert "AUC 1.000 (paper 0.883), average precision 1.000 (paper 0.672)." in page.text
+    assert page.row("attention_pool3") == ["0.250 (paper 0.553)"]
+    assert page.row("class") == ["precision", "recall", "F1", "AUC", "support"]
+
+
+def test_a_leak_is_announced(tmp_path):
+    run = make_run(tmp_path)
+    path = run / "evaluation" / "test.json"
+    leak = {"leak": "koefler", "measured_leak": {"lesion": 0.95, "image": 0.9}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | leak))
+    page = read(run)
+    assert (
+        "These scores do not estimate performance on new patients. split.leak=koefler" in page.text
+    )
+    assert "95.0%" in page.text
+
+
+def test_names_from_files_are_escaped(tmp_path):
+    name = "<script>alert(1)</script>"
+    run = make_run(tmp_path, names=("plain", name), present=2, maps=(name,))
+    path = run / "evaluation" / "test.json"
+    evaluation = json.loads(path.read_text()) | {"device": name, "dataset": name}
+    path.write_text(json.dumps(evaluation))
+    page = read(run)
+    assert "script" not in page.tags
+    # Everywhere that it appears: the title, tables, captions.
+    assert page.text.count(name) > 10
+
+
+def test_dark_mode_print_and_keyboard(tmp_path):
+    content = report.write(make_run(tmp_path)).read_text(encoding="utf-8")
+    assert "color-scheme: light dark" in content
+    assert "@media screen and (prefers-color-scheme: dark)" in content
+    assert "@media print" in content
+    page = Page(content)
+    targets = [value[1:] for name, value in page.attributes if name == "href"]
+    ids = [value for name, value in page.attributes if name == "id"]
+    assert targets == ids
+    # Boxes that scroll can be reached and are named.
+    assert content.count('class="scroll" role="region" tabindex="0" aria-label="') == 2
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed")
+@pytest.mark.parametrize("width", [390, 1200])
+def test_nothing_overflows(tmp_path, width):
+    """In a browser: no part of the page is wider than its window."""
+    long = "a_rather_long_class_name_without_any_break"
+    names = (*CLASS_NAMES[:6], long)
+    run = make_run(tmp_path / "run", names=names, maps=("one", "two"))
+    page = report.write(run).read_text(encoding="utf-8")
+    # A frame of that width, as a headless window is at least 500 pixels wide.
+    script = """<script>
+      const frame = document.querySelector("iframe");
+      frame.onload = () => {
+        const root = frame.contentDocument.documentElement;
+        document.body.dataset.widths = `${root.scrollWidth} ${root.clientWidth}`;
+      };
+      frame.srcdoc = "<!DOCTYPE html>" + document.querySelector("template").innerHTML;
+    </script>"""
+    outer = tmp_path / "outer.html"
+    outer.write_text(
+        f"<!DOCTYPE html><meta charset=utf-8><template>{page}</template>"
+        f'<iframe style="width: {width}px; height: 900px; border: 0"></iframe>{script}',
+        encoding="utf-8",
+    )
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        "--dump-dom",
+    ]
+    command += ["--disable-background-networking", "--virtual-time-budget=5000"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,1000"]
+    done = subprocess.run(
+        [*command, outer.as_uri()], capture_output=True, text=True, check=True, timeout=120
+    )
+    scrolled, visible = map(int, re.search(r'data-widths="(\d+) (\d+)"', done.stdout).groups())
+    assert scrolled == visible == width

@@ -139,7 +139,7 @@ def test_a_run_with_a_leak_says_so_everywhere(tiny_config, tmp_path, monkeypatch
     assert len(said) == 2  # training and evaluation
     assert said[0].startswith("split.leak=koefler: images were copied before they were split")
     page = report.write(folder).read_text()
-    assert "These are no scores of new patients. split.leak=koefler" in page
+    assert "These scores do not estimate performance on new patients. split.leak=koefler" in page
 
 
 def test_counts_on_ham10000(make_dataset, real_source):
