@@ -17,15 +17,15 @@ spc                                      derm7pt (tools/prepare_derm7pt.py)     
 weighted, none, oversampling, balanced,  balancing; ``diagnosis`` is the paper's     V
 diagnosis, diagnosis_nevi                (benign classes), ``_nevi`` its code's
 k0.5, k0.75, k1, k1.25, k1.5             the exponent of loss weighting              VI
-leaky                                    folds by image, as published
+leaky                                    folds by image
 =======================================  ==========================================  =========
 
 Without any: densenet121, multi (which tables V and VI are about), crops9, weighted, k1.
 
-The paper's folds are cut by image, so that images of a lesion are on both sides. Here lesions are
-kept together, unless ``leaky`` asks for the paper's way, which is then marked wherever results are
-shown; ``--config.split.file=gessert2019_ham_split.npz`` takes its very draw. derm7pt has no folds:
-its official parts, of which training has two, are one run of ``python -m jaxattn.train``.
+Folds keep lesions together, as the authors' do;
+``--config.split.file=gessert2019_ham_split.npz`` takes theirs. ``leaky`` cuts folds by image, which
+is marked wherever results are shown. derm7pt has no folds: its official parts, with the validation
+part in training, are one run of ``python -m jaxattn.train``.
 
 What was published: batches of 5 images of 5 or 9 crops; Adam at 1.25e-5 · 5/3 and patch dropout .1
 for Inception-v3 with 5 crops, 1.25e-5 and .2 for DenseNet with 9; 50 epochs, the rate halved after

@@ -4,7 +4,7 @@
     python -m jaxattn.train --config=configs/ham_small.py --config.dataset.data_dir=data/ham10000
 
 One million parameters, Soft-Attention as the paper has it, less than 25 minutes on two CPU cores;
-what it reaches on the lesion split is in the README. ``--config.seed`` chooses the random
+docs/results.md has what it reaches on the lesion split. ``--config.seed`` chooses the random
 numbers of the training, ``--config.split.seed`` those of the split.
 """
 
