@@ -1,23 +1,23 @@
-"""Images per second from disk to a batch on the device, and what a training step waits for them.
+"""Images per second from disk to a batch on the device, and how long a training step waits.
 
-    python benchmarks/input_pipeline.py [--data_dir=DIR] [--tensorflow_python=PATH] [--smoke]
+    python -m benchmarks.input_pipeline [--data_dir=DIR] [--tensorflow_python=PATH]
 
 **Rates.** The same JPEGs, in the same shuffled order, in batches of the same uint8 pixels: by our
-Grain loader from ArrayRecord files, by the resident loader (the images are on the device already,
-and what is measured is drawing a batch of them; ``filling`` is the rate at which they came there),
-by tf.data with and without antialiasing and by PyTorch's DataLoader from JPEG files. tf.data's
-batches and those of a PyTorch without CUDA stay in the host's memory. Every pipeline runs on all
-cores, is warmed up first, goes on at the end until nothing is under way, and the pipelines take
-turns. The pixels of the first batch are compared with ours. tf.data without antialiasing, which is
-what most scripts do, is the cheaper filter, and further from ours.
+Grain loader from ArrayRecord files, by the in-memory loader (the images are on the device already,
+and drawing a batch of them is measured; ``filling`` is the rate at which they got there), by
+tf.data with and without antialiasing, and by PyTorch's DataLoader from JPEG files. Batches of
+tf.data, and of PyTorch without CUDA, stay in the host's memory. Every pipeline uses all cores, is
+warmed up first, and runs on until nothing is in flight; the pipelines take turns. The pixels of
+the first batch are compared with ours. tf.data without antialiasing, the usual choice, is a cheaper
+filter, and further from ours.
 
-Without ``--data_dir``, a folder that a ``tools/prepare_*.py`` wrote, the images are the embedded
-ones with the grain of a sensor, so that files are as long as a camera's: 600×450 pixels of about
-190 KB, and their middle shrunk to 256×256.
+Without ``--data_dir``, the folder of a prepared data set, the images are the synthetic ones with
+sensor noise added, so that files are as large as a camera's: 600×450 pixels of about 190 KB, and
+their centres reduced to 256×256.
 
-**Waiting.** Steps of the real training loop, with images that the loader brings, against the same
-step on one batch that is in place; what the loop takes longer is the share spent waiting. On a CPU
-decoding takes its cores from the step itself.
+**Waiting.** Steps of the real training loop with images from the loader, against the same step on
+one batch that is in place; the difference is the time spent waiting. On a CPU, decoding takes cores
+from the step itself.
 """
 
 import contextlib
@@ -25,77 +25,52 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import jax
 import numpy as np
-from absl import flags
 from ml_collections import ConfigDict
 from PIL import Image
 
-from benchmarks import measure
-from benchmarks.peers.elsewhere import Process, Unavailable
-from jaxattn import experiment
-from jaxattn.config import base
+from benchmarks import measure, ours, tables
+from benchmarks.process import Process, Timed, Unavailable
+from jaxattn import steps
 from jaxattn.data.loaders import MOST_THREADS, Loader, decode_all
 from jaxattn.data.samplers import Sampler
 from jaxattn.data.sources.source_index import Row, SourceIndex
 from jaxattn.data.synthetic import dataset as synthetic
 from jaxattn.data.tfds import reader, writer
-from jaxattn.errors import InputError
-from jaxattn.cli import run_main
-from jaxattn.runtime import compilation, devices
-from jaxattn.steps import pixels_of
+from jaxattn.errors import invalid
+from jaxattn.runtime import devices
 
-NAME = "input_pipeline"
-
-#: Pipelines of others, and whose interpreter runs each.
-PEERS = {
-    "tf.data": "tensorflow_python",
-    "tf.data, aliased": "tensorflow_python",
-    "DataLoader": "torch_python",
-}
-SCRIPT = Path(__file__).parent / "peers" / "input_pipelines.py"
-#: Mean difference of pixels, in grey levels, up to which two pipelines read the same images: JPEG
-#: decoders round differently.
+#: Pipelines of others.
+PEERS = ("tf.data", "tf.data, aliased", "DataLoader")
+#: Mean difference, in grey levels, up to which two pipelines read the same images: JPEG decoders
+#: round differently.
 SAME_PIXELS = 2.0
-#: More batches than any pipeline has under way: to warm up, and to go on for at the end.
+#: More batches than any pipeline has in flight: uncounted ones before and after a measurement.
 AHEAD = min(MOST_THREADS, 2 * (os.cpu_count() or 1)) + 4
-#: Turns of the loops for each of a rate: the goal is within a hundredth of a step.
+#: Measurements of a training loop for each of a rate: its goal is within one per cent of a step.
 TURNS = 5
-#: Standard deviation of the grain of a sensor, in grey levels.
-GRAIN = 3.0
-#: Height and width of the images that are drawn, and of the small ones made of them.
-DRAWN, SMALL = (450, 600), 256
-#: Their classes, which are of no matter here.
+#: Standard deviation of sensor noise, in grey levels.
+NOISE = 3.0
+#: Class names of the images written to disk; they do not matter.
 CLASSES = ("even", "odd")
-
-#: Flags of a smoke test.
-TOY = {"size": 32, "images": 16, "batch": 8, "batches": 2, "repeats": 1}
-TOY |= {"step_size": 32, "width": 8, "steps": 2}
-
-#: What is to be reached: the resident loop's share of the step in place; Grain's rate over tf.data.
-RESIDENT, OVER_TF_DATA = 0.99, 1.0
 
 
 class Ours:
-    """Our loader as `measure.seconds` wants it: seconds of a batch on the device."""
+    """Our loader, as `measure.seconds` expects it: seconds of a batch on the device."""
 
-    def __init__(self, loader: Loader, plan: Sampler, count: int):
-        self._loader, self._plan, self._count = loader, plan, count
-        self._draw = jax.jit(lambda data, batch: pixels_of("image", data, batch))
-
-    def __call__(self) -> None:
-        """Never: it measures its own time."""
+    def __init__(self, loader: Loader, sampler: Sampler):
+        self._loader, self._sampler = loader, sampler
+        self._draw = jax.jit(lambda data, batch: steps.pixels("image", data, batch))
 
     def _batches(self, count: int) -> Iterator[jax.Array]:
         data = self._loader.data
-        for batch in self._loader.training(self._plan, 0, count):
+        for batch in self._loader.training(self._sampler, 0, count):
             yield self._draw(data, batch) if data else batch["image"]
 
     def first(self) -> np.ndarray:
@@ -104,69 +79,46 @@ class Ours:
         return np.asarray(pixels)
 
     def time(self, calls: int) -> float:
-        """Mean seconds of a batch, once all is under way."""
-        del calls
-        batches = self._batches(self._count + 2 * AHEAD)
+        """Mean seconds of a batch."""
+        batches = self._batches(calls + 2 * AHEAD)
         for _ in range(AHEAD):
             next(batches).block_until_ready()
         since = time.perf_counter()
-        for _ in range(self._count):
+        for _ in range(calls):
             next(batches).block_until_ready()
         seconds = time.perf_counter() - since
-        for _ in batches:  # What is under way ends before another way is measured.
+        for _ in batches:  # work in flight must end before the next pipeline is measured
             pass
-        return seconds / self._count
-
-
-class Peer:
-    """A pipeline in another process, likewise."""
-
-    def __init__(self, process: Process, question: Mapping[str, Any]):
-        self._process, self._question = process, question
-
-    def __call__(self) -> None:
-        """Never: it measures its own time."""
-
-    def first(self) -> np.ndarray:
-        """The pixels of the first batch."""
-        with tempfile.TemporaryDirectory() as folder:
-            out = f"{folder}/pixels.npy"
-            self._process.ask(**self._question, out=out)
-            return np.load(out)
-
-    def time(self, calls: int) -> float:
-        """Mean seconds of a batch, once all is under way."""
-        del calls
-        return self._process.ask(**self._question)
+        return seconds / calls
 
 
 def draw(count: int, shape: tuple[int, int]) -> Iterator[np.ndarray]:
-    """Embedded images with the grain of a sensor, uint8 ``(*shape, 3)``."""
+    """Synthetic images with sensor noise, uint8 ``(*shape, 3)``."""
     dataset = synthetic.load(max(count, len(synthetic.CLASS_NAMES)), shape)
 
     def one(index: int) -> np.ndarray:
-        grain = np.random.default_rng(index).normal(0, GRAIN, (*shape, 3))
-        return np.clip(np.rint(dataset.records[index]["image"] + grain), 0, 255).astype(np.uint8)
+        noise = np.random.default_rng(index).normal(0, NOISE, (*shape, 3))
+        return np.clip(np.rint(dataset.records[index]["image"] + noise), 0, 255).astype(np.uint8)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         yield from pool.map(one, range(count))
 
 
 def write_images(folder: Path, images: Sequence[Image.Image]) -> None:
-    """Writes images as JPEG files of a folder, and as a data set in its folder ``prepared``."""
+    """Writes images as JPEG files to a folder, and as a data set to its folder ``prepared``."""
     folder.mkdir()
     rows = []
-    for index, image in enumerate(images):
-        path = folder / f"{index:05d}.jpg"
+    for number, image in enumerate(images):
+        path = folder / f"{number:05d}.jpg"
         image.save(path, "JPEG", quality=95, subsampling=0)
-        dx = CLASSES[index % len(CLASSES)]
+        dx = CLASSES[number % len(CLASSES)]
         rows.append(Row(image_id=path.stem, lesion_id=path.stem, dx=dx, image=path))
-    inventory = SourceIndex("embedded", "benchmark", folder, CLASSES, "", rows, {}, {})
-    writer.prepare(inventory, folder / "prepared")
+    index = SourceIndex("synthetic", "benchmark", folder, CLASSES, "", rows, {}, {})
+    writer.prepare(index, folder / "prepared")
 
 
-def embedded(folder: Path, count: int, shape: tuple[int, int], small: int) -> dict[str, Path]:
-    """Draws the images and writes them at both sizes; by name, the folder of each."""
+def drawn(folder: Path, count: int, shape: tuple[int, int], small: int) -> dict[str, Path]:
+    """Draws images and writes them at both sizes; the folder of each, by name."""
     large = [Image.fromarray(image) for image in draw(count, shape)]
     height, width = shape
     middle = ((width - height) // 2, 0, (width + height) // 2, height)
@@ -178,7 +130,7 @@ def embedded(folder: Path, count: int, shape: tuple[int, int], small: int) -> di
 
 
 def extracted(folder: Path, data_dir: Path, count: int) -> dict[str, Path]:
-    """Writes the first JPEGs of a prepared data set as files; by name, the folder with both."""
+    """Writes the first JPEGs of a prepared data set as files; the folder with both, by name."""
     records = reader.open_records(data_dir)
     out = folder / data_dir.resolve().name
     out.mkdir()
@@ -189,114 +141,106 @@ def extracted(folder: Path, data_dir: Path, count: int) -> dict[str, Path]:
         return {f"{out.name} {image.width}×{image.height}": out}
 
 
-def rates(name: str, folder: Path, given: Any) -> list[dict[str, Any]]:
-    """Images per second of every pipeline on one folder's images."""
-    files = sorted(path.name for path in folder.glob("*.jpg"))
-    dataset = reader.load(folder / "prepared", given.size).decoding(())
-    rows = np.arange(len(files))
-    plan = Sampler(rows, dataset.labels[rows], given.batch, drop_last=True)
-    order = [files[plan[i]] for i in range((given.batches + 2 * AHEAD) * given.batch)]
-    question = {"files": order, "size": given.size, "batch": given.batch}
-    question |= {"warm": AHEAD, "batches": given.batches}
-    mesh = devices.mesh()
-    loaders = {"Grain": ("grain", 0), "resident": ("resident", 0)}
-    if given.workers:
-        loaders[f"Grain, {given.workers} processes"] = ("grain", given.workers)
-    ways: dict[str, Any] = {}
-    for way, (kind, workers) in loaders.items():
-        config = ConfigDict({"name": kind, "workers": workers})
-        ways[way] = Ours(Loader(dataset, given.size, config, mesh), plan, given.batches)
-    found: dict[str, dict[str, Any]] = {}
+class Peer:
+    """A pipeline in another process."""
+
+    def __init__(self, process: Process, question: dict[str, Any]):
+        self._process, self._question = process, question
+        self.time = Timed(process, question | {"warm": AHEAD}).time
+
+    def first(self) -> np.ndarray:
+        """The pixels of the first batch."""
+        return self._process.ask("first", **self._question)
+
+
+def rates(
+    name: str, folder: Path, size: int, batch: int, calls: int, repeats: int, pythons: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Rows with the images per second of every pipeline on one folder's images.
+
+    Args:
+        name: Name of the images.
+        folder: See `write_images`.
+        size: Height and width of what is read.
+        batch: Images in a batch.
+        calls: Batches in a measurement.
+        repeats: Number of measurements of each pipeline.
+        pythons: Interpreters of ``PEERS``.
+
+    Raises:
+        InputError: A pipeline reads other pixels than ours.
+    """
+    paths = sorted(folder.glob("*.jpg"))
+    dataset = reader.load(folder / "prepared", size).decoding(())
+    rows = np.arange(len(paths))
+    sampler = Sampler(rows, dataset.labels[rows], batch, drop_last=True)
+    order = [str(paths[sampler[i]]) for i in range((calls + 2 * AHEAD) * batch)]
+    mesh, found = devices.mesh(), {}
+    ways: dict[str, Ours | Peer] = {}
+    for way, kind in {"Grain": "grain", "in_memory": "in_memory"}.items():
+        config = ConfigDict({"name": kind, "workers": 0})
+        ways[way] = Ours(Loader(dataset, size, config, mesh), sampler)
     with contextlib.ExitStack() as stack:
-        for way, whose in PEERS.items():
-            python = given[whose].value
+        for way, python in zip(PEERS, pythons, strict=True):
+            question = {"reader": way, "paths": order, "size": size, "batch": batch}
             try:
                 if not python:
-                    raise Unavailable(f"--{whose} not given")
-                process = Process([python, str(SCRIPT), way, str(folder)])
+                    raise Unavailable("no interpreter given")
+                process = stack.enter_context(Process(python, "benchmarks.peers.input_pipelines"))
+                found[way] = {"version": process.ask("version", reader=way)}
+                ways[way] = Peer(process, question)
             except Unavailable as error:
                 found[way] = {"skipped": str(error)}
-                continue
-            ways[way] = Peer(stack.enter_context(process), question)
-            found[way] = {"version": process.about}
         reference = ways["Grain"].first().astype(int)
         for way, pipeline in ways.items():
             difference = float(np.abs(pipeline.first() - reference).mean())
             found.setdefault(way, {})["difference"] = difference
             if difference > SAME_PIXELS:
-                raise InputError(
-                    f"{way}: its pixels differ from ours by {difference:.2f} levels on average, "
-                    f"at most {SAME_PIXELS} wanted"
+                raise invalid(
+                    f"{way}, mean difference from our pixels",
+                    f"at most {SAME_PIXELS} grey levels",
+                    f"{difference:.2f}",
                 )
-        for way, took in measure.seconds(ways, repeats=given.repeats).items():
+        for way, took in measure.seconds(ways, repeats=repeats, calls=calls).items():
             found[way] |= {
-                "images_per_second": given.batch / took["median"],
-                "lowest": given.batch / took["max"],
-                "highest": given.batch / took["min"],
+                "images_per_second": batch / took["median"],
+                "lowest": batch / took["max"],
+                "highest": batch / took["min"],
             }
     since = time.perf_counter()
-    decode_all(dataset, given.size)
-    filling = len(dataset) / (time.perf_counter() - since)
-    found["resident"]["filling"] = filling
-    size = np.mean([(folder / each).stat().st_size for each in files])
-    facts = {"measured": "rate", "images": name, "bytes": float(size), "size": given.size}
+    decode_all(dataset, size)
+    found["in_memory"]["filling"] = len(dataset) / (time.perf_counter() - since)
+    length = float(np.mean([path.stat().st_size for path in paths]))
+    facts = {"measured": "rate", "images": name, "bytes": length, "size": size}
     return [facts | {"pipeline": way} | values for way, values in found.items()]
 
 
-class Loop:
-    """Steps of the training loop, as `measure.seconds` wants them: seconds of a step."""
+def waiting(
+    name: str, folder: Path, size: int, width: int, batch: int, calls: int, repeats: int
+) -> list[dict[str, Any]]:
+    """Rows with the seconds of a small model's training step, in place and from each loader.
 
-    def __init__(
-        self, built: experiment.Experiment, step: Any, state: Any, count: int, in_place: bool
-    ):
-        self._built, self._step = built, step
-        self._state = devices.put_replicated(built.mesh, state)
-        self._count, self._in_place = count, in_place
-
-    def __call__(self) -> None:
-        """Never: it measures its own time."""
-
-    def _batches(self) -> Iterator[Any]:
-        built = self._built
-        batches = built.loader.training(built.plan, 0, AHEAD + 2 * self._count)
-        if not self._in_place:
-            return batches
-        first = next(batches)
-        return (first for _ in range(AHEAD + self._count))
-
-    def time(self, calls: int) -> float:
-        """Mean seconds of a step; what was prefetched before the first one is used up by then."""
-        del calls
-        data, batches = self._built.loader.data, self._batches()
-        for _ in range(AHEAD):
-            self._state, metrics = self._step(self._state, data, next(batches))
-        jax.block_until_ready(metrics)
-        since = time.perf_counter()
-        for _ in range(self._count):
-            self._state, metrics = self._step(self._state, data, next(batches))
-        jax.block_until_ready(metrics)
-        return (time.perf_counter() - since) / self._count
-
-
-def waiting(name: str, folder: Path, given: Any) -> list[dict[str, Any]]:
-    """The share of a small model's training step that is spent waiting for data."""
-    config = base()
-    config.dataset.update(
-        name="prepared", data_dir=str(folder / "prepared"), image_size=given.step_size
-    )
+    Args:
+        name: Name of the images.
+        folder: See `write_images`.
+        size: Height and width of the training images.
+        width: Width of the model.
+        batch: Images in a batch.
+        calls: Steps in a measurement.
+        repeats: Number of measurements of each loop.
+    """
+    config = ours.small(size, width, batch)
+    config.dataset.update(name="prepared", data_dir=str(folder / "prepared"))
     config.split.update(test=0.2, validation=0.0)
-    config.model.width = given.width
-    config.batch_size = given.batch
-    loops: dict[str, Callable[[], Any]] = {}
-    for loader, ways in {"resident": ("in place", "resident"), "grain": ("grain",)}.items():
-        own = config.copy_and_resolve_references()
-        own.loader.name = loader
-        built = experiment.build(own)
-        step, state = built.train_step(), jax.device_get(built.initial_state())
-        for way in ways:
-            loops[way] = Loop(built, step, state, given.steps, in_place=way == "in place")
-    took = measure.seconds(loops, repeats=TURNS * given.repeats)
-    facts = {"measured": "waiting", "images": name, "size": given.step_size}
+    in_memory = ours.Step(ours.setup(config))
+    config.loader.name = "grain"
+    loops = {
+        "in place": ours.Loop(in_memory, AHEAD, in_place=True),
+        "in_memory": ours.Loop(in_memory, AHEAD),
+        "grain": ours.Loop(ours.Step(ours.setup(config)), AHEAD),
+    }
+    took = measure.seconds(loops, repeats=repeats, calls=calls)
+    facts = {"measured": "waiting", "images": name, "size": size}
     alone = took["in place"]["median"]
     return [
         facts
@@ -306,100 +250,51 @@ def waiting(name: str, folder: Path, given: Any) -> list[dict[str, Any]]:
     ]
 
 
-def goals(result: Mapping[str, Any]) -> list[measure.Goal]:
-    """What was to be reached, and how much of it was; without what was skipped."""
-    found, rows = [], result["rows"]
-    measured = [row for row in rows if row["measured"] == "rate" and "skipped" not in row]
-    for row in measured:
-        if row["pipeline"].startswith("tf.data"):
-            (own,) = (
-                each["images_per_second"]
-                for each in measured
-                if each["images"] == row["images"] and each["pipeline"] == "Grain"
-            )
-            what = f"Grain at {OVER_TF_DATA:g}× {row['pipeline']}"
-            ratio = own / row["images_per_second"]
-            found.append(measure.Goal(what, row["images"], ratio, ratio >= OVER_TF_DATA))
-    for row in rows:
-        if row["measured"] == "waiting" and row["pipeline"] == "resident":
-            what = f"resident data at {RESIDENT:g}× the step in place"
-            share = row["share"]
-            found.append(measure.Goal(what, row["images"], share, share >= RESIDENT))
-    return found
+def run(
+    data_dir: str = "",
+    tensorflow_python: str = sys.executable,
+    torch_python: str = sys.executable,
+    images: int = 64,
+    drawn_height: int = 450,
+    small: int = 256,
+    size: int = 224,
+    batch: int = 64,
+    batches: int = 8,
+    repeats: int = 5,
+    step_size: int = 64,
+    width: int = 24,
+    steps: int = 10,
+) -> None:
+    """Measures all pipelines and loops, and writes the result.
 
-
-def table(result: Mapping[str, Any]) -> str:
-    """Markdown: the rates, the waiting, and the goals."""
-    rows = result["rows"]
-    lines = [
-        f"Batches of {result['batch']} images of {result['size']}×{result['size']}. Difference: "
-        "the mean, in grey levels, from Grain's pixels.",
-        "",
-        "| JPEGs | pipeline | images/s | lowest to highest | difference |",
-        "|---|---|---|---|---|",
-    ]
-    for row in rows:
-        if row["measured"] != "rate":
-            continue
-        if "skipped" in row:
-            cells = [f"skipped: {row['skipped']}", "", ""]
-        else:
-            spread = f"{row['lowest']:,.0f} to {row['highest']:,.0f}"
-            cells = [f"{row['images_per_second']:,.0f}", spread, f"{row['difference']:.2f}"]
-            if "filling" in row:
-                cells[0] += f" (filling {row['filling']:,.0f})"
-        about = f" ({row['version']})" if "version" in row else ""
-        images = f"{row['images']}, {row['bytes'] / 1e3:.0f} KB"
-        lines.append(f"| {images} | {row['pipeline']}{about} | {' | '.join(cells)} |")
-    lines += ["", "| training from | pipeline | ms per step | step in place over this |"]
-    lines.append("|---|---|---|---|")
-    for row in rows:
-        if row["measured"] == "waiting":
-            images = f"{row['images']} at {row['size']}×{row['size']}"
-            cells = [images, row["pipeline"], f"{row['step_ms']:.2f}", f"{row['share']:.1%}"]
-            lines.append(f"| {' | '.join(cells)} |")
-    lines.append("")
-    lines += [f"- {goal.case}, {goal.verdict}: {goal.value:.3f}." for goal in goals(result)]
-    return "\n".join(lines) + "\n"
-
-
-def main(argv: list[str]) -> None:
-    """The command line."""
-    del argv
-    given = flags.FLAGS
-    if given.smoke:
-        for name, value in TOY.items():
-            given[name].value = value
-    devices.split_cpu(given.cpu_devices)
-    compilation.use_cache()
+    Args:
+        data_dir: A prepared data set; by default images are drawn.
+        tensorflow_python: An interpreter with TensorFlow; empty for none.
+        torch_python: An interpreter with PyTorch; empty for none.
+        images: Number of images, which are read again and again.
+        drawn_height: Height of the images that are drawn; they are 4/3 as wide.
+        small: Height and width of the small images.
+        size: Height and width of what is read; 299 for Inception.
+        batch: Images in a batch.
+        batches: Batches in a measurement.
+        repeats: Number of measurements of each pipeline.
+        step_size: Height and width of the images of the training step.
+        width: Width of the model of the training step.
+        steps: Training steps in a measurement.
+    """
+    pythons = (tensorflow_python, tensorflow_python, torch_python)
     with tempfile.TemporaryDirectory() as temporary:
-        if given.data_dir:
-            folders = extracted(Path(temporary), Path(given.data_dir), given.images)
+        if data_dir:
+            folders = extracted(Path(temporary), Path(data_dir), images)
         else:
-            shape, small = ((96, 128), 64) if given.smoke else (DRAWN, SMALL)
-            folders = embedded(Path(temporary), given.images, shape, small)
-        rows = [row for name, folder in folders.items() for row in rates(name, folder, given)]
-        last = list(folders)[-1]
-        rows += waiting(last, folders[last], given)
-    result = {"size": given.size, "batch": given.batch}
-    path = measure.write(NAME, rows, **result)
-    print(table(result | {"rows": rows}), end="")
-    print(f"written to {path}")
+            shape = (drawn_height, drawn_height * 4 // 3)
+            folders = drawn(Path(temporary), images, shape, small)
+        rows = []
+        for name, folder in folders.items():
+            rows += rates(name, folder, size, batch, batches, repeats, pythons)
+        rows += waiting(name, folder, step_size, width, batch, steps, TURNS * repeats)
+    print(tables.input_pipeline(measure.write("input_pipeline", rows, size=size, batch=batch)))
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("data_dir", "", "A prepared data set; default: the embedded images.")
-    flags.DEFINE_string("tensorflow_python", "", "A Python with TensorFlow, for tf.data.")
-    flags.DEFINE_string("torch_python", sys.executable, "A Python with PyTorch; '' for none.")
-    flags.DEFINE_integer("images", 64, "Images to read again and again.")
-    flags.DEFINE_integer("size", 224, "Height and width of what is read; 299 for Inception.")
-    flags.DEFINE_integer("batch", 64, "Images in a batch.")
-    flags.DEFINE_integer("batches", 8, "Batches of one measurement.")
-    flags.DEFINE_integer("repeats", 5, "Measurements of each pipeline.")
-    flags.DEFINE_integer("workers", 0, "Measure Grain with so many processes too.")
-    flags.DEFINE_integer("cpu_devices", 2, "Devices to make of a CPU's cores.")
-    flags.DEFINE_integer("step_size", 64, "Height and width of the images of the training step.")
-    flags.DEFINE_integer("width", 24, "Width of the model of the training step.")
-    flags.DEFINE_integer("steps", 10, "Steps of one measurement.")
-    flags.DEFINE_bool("smoke", False, "Whether to run a toy in seconds.")
-    run_main(main)
+    measure.command_line(run, devices=2)

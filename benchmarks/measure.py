@@ -1,108 +1,89 @@
-"""What the benchmarks share: timing side by side, the machine, and the files of results.
+"""What all benchmarks share: timing, the device's limits, result files and command lines."""
 
-Each benchmark is a module with ``NAME``, ``main`` and ``table(result) -> str`` (Markdown), and
-``goals(result) -> list[Goal]`` where there are any. It writes
-``benchmarks/results/NAME_LABEL.json`` with `write`, and ``benchmarks/render.py`` makes
-``benchmarks/README.md`` of all that lie there, so that no number is typed by hand.
-"""
-
+import functools
+import inspect
 import json
 import os
 import platform
+import re
 import shutil
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+from absl import flags
 
-from jaxattn import run_dir
+from jaxattn import cli, run_dir, runtime
 
-RESULTS = Path(__file__).parent / "results"
-#: Before the benchmark itself makes some.
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+#: Load of the machine before the benchmark adds its own.
 LOAD_BEFORE = os.getloadavg()[0]
 
 
 def _commit() -> str:
-    """The commit of the code that is measured, with a + where it was changed; empty without git."""
+    """The commit of the code, with a + if files changed since; empty without git."""
 
     def git(*arguments: str) -> str:
-        run = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
+        run = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
         return run.stdout.strip()
 
-    root = Path(__file__).resolve().parents[1]
     if not shutil.which("git"):
         return ""
     changed = git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
     return git("rev-parse", "--short=7", "HEAD") + ("+" if changed else "")
 
 
-#: Of the code as it was loaded: while a benchmark runs, the next change may be committed.
+#: Read at import: the next change may be committed while a benchmark runs.
 COMMIT = _commit()
 
 
-class Goal(NamedTuple):
-    """What was to be reached in one case.
-
-    Attributes:
-        what: The goal, with what was wanted; the same for all its cases.
-        case: What was measured.
-        value: How much was reached.
-        reached: Whether that is enough.
-    """
-
-    what: str
-    case: str
-    value: float
-    reached: bool
-
-    @property
-    def verdict(self) -> str:
-        """The goal and whether it is reached, in Markdown."""
-        return f"{self.what} {'reached' if self.reached else '**missed**'}"
-
-
 def seconds(
-    ways: Mapping[str, Callable[[], Any]], *, repeats: int = 7, least: float = 0.0
-) -> dict[str, dict[str, float]]:
-    """Times several ways to do one thing in turn, so that what else the machine does hits all.
+    ways: Mapping[Any, Any], *, repeats: int = 7, calls: int = 1, least: float = 0.0
+) -> dict[Any, dict[str, Any]]:
+    """Times several ways to do the same thing in turn, so that other load affects all of them.
 
     Args:
-        ways: Name to a call that returns when its work is done (of JAX: a tree of arrays, which is
-            waited for). The first call of each compiles and is not counted. One that has a method
-            ``time(calls) -> float``, as one in another process, measures its own mean seconds.
-        repeats: Times each is measured.
-        least: Seconds that one measurement takes at the least: faster ways are called several
-            times in a row, and the mean is the measurement.
+        ways: By name, a function that returns JAX arrays to wait for, or an object with a method
+            ``time(calls) -> float`` that measures its own mean seconds per call. A first call of
+            each, which compiles, is not counted.
+        repeats: Number of measurements of each way.
+        calls: Number of calls in a row in one measurement.
+        least: Minimum seconds of a measurement; faster ways are called more often in a row.
 
     Returns:
-        For each way the ``median``, ``min`` and ``max`` seconds of a call, and ``first``, the
-        seconds of the uncounted first one.
+        By name, ``median``, ``min``, ``max`` and ``all`` seconds per call, and ``first``, the
+        seconds of the first call.
     """
-    first, calls = {}, {}
+    first, counts = {}, {}
     for name, way in ways.items():
         first[name] = _time(way, 1)
-        calls[name] = max(1, round(least / max(_time(way, 1), 1e-9))) if least else 1
-    taken: dict[str, list[float]] = {name: [] for name in ways}
+        once = _time(way, 1) if least else 0.0
+        counts[name] = max(calls, round(least / max(once, 1e-9)) if least else 1)
+    taken: dict[Any, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, way in ways.items():
-            taken[name].append(_time(way, calls[name]))
+            taken[name].append(_time(way, counts[name]))
     return {
         name: {
             "median": statistics.median(each),
             "min": min(each),
             "max": max(each),
+            "all": each,
             "first": first[name],
         }
         for name, each in taken.items()
     }
 
 
-def _time(way: Callable[[], Any], calls: int) -> float:
+def _time(way: Any, calls: int) -> float:
     if hasattr(way, "time"):
         return way.time(calls)
     since = time.perf_counter()
@@ -112,8 +93,42 @@ def _time(way: Callable[[], Any], calls: int) -> float:
     return (time.perf_counter() - since) / calls
 
 
+def limits(dtypes: Sequence[str], size: int = 0, side: int = 0) -> dict[str, Any]:
+    """Measures the device's bandwidth and its speed in large matrix products.
+
+    Products have JAX's default precision, which is TF32 for float32 on recent GPUs.
+
+    Args:
+        dtypes: Types of the products.
+        size: Elements of the arrays that are added, float32; 0 for a size that suits the device.
+        side: Height and width of the matrices; 0 likewise.
+
+    Returns:
+        ``bytes_per_second``, and ``flops_per_second`` by type.
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    size, side = size or (2**26 if on_cpu else 2**28), side or (2048 if on_cpu else 8192)
+    total, other = (jnp.full(size, each, jnp.float32) for each in (0.0, 1e-3))
+    add = jax.jit(jnp.add, donate_argnums=0)  # in place: fresh memory has a cost of its own
+
+    def added() -> jax.Array:
+        nonlocal total
+        total = add(total, other)
+        return total
+
+    ways: dict[str, Callable[[], Any]] = {"add": added}
+    for dtype in dtypes:
+        matrix = jnp.full((side, side), 1 / side, dtype)
+        ways[dtype] = functools.partial(jax.jit(jnp.matmul), matrix, matrix)
+    taken = seconds(ways, repeats=5, least=0.0 if on_cpu else 0.02)
+    return {
+        "bytes_per_second": 3 * 4 * size / taken["add"]["min"],
+        "flops_per_second": {each: 2 * side**3 / taken[each]["min"] for each in dtypes},
+    }
+
+
 def machine() -> dict[str, Any]:
-    """The device, the processor and its cores, and the versions of what computes."""
+    """The device, the processor and its cores, and the versions of the packages that compute."""
     return {
         "device": run_dir.device(),
         "processor": _processor(),
@@ -124,7 +139,7 @@ def machine() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """The processor's model and its widest vector instructions, which decide its speed."""
+    """The processor's model and its widest vector instructions."""
     path = Path("/proc/cpuinfo")
     if not path.is_file():
         return platform.processor() or platform.machine()
@@ -135,29 +150,8 @@ def _processor() -> str:
     return f"{info.get('model name', platform.machine())} {widest}".strip()
 
 
-def label() -> str:
-    """What results of this machine are filed under: ``cpu``, or the accelerator's name."""
-    kind = jax.devices()[0].device_kind
-    return kind.lower().replace(" ", "_")
-
-
-def span(values: Iterable[float]) -> str:
-    """The least and the largest, to three digits; one number where they are then the same."""
-    both = sorted(values)
-    ends = (f"{each:.3g}" if each < 100 else f"{each:,.0f}" for each in (both[0], both[-1]))
-    return "–".join(dict.fromkeys(ends))
-
-
-def speeds(measured: Iterable[tuple[str, float]]) -> str:
-    """In words: types, and operations per second of a large product in each."""
-    by_type: dict[str, list[float]] = {}
-    for dtype, speed in measured:
-        by_type.setdefault(dtype, []).append(speed / 1e9)
-    return ", ".join(f"{span(each)} GFLOP/s {dtype}" for dtype, each in by_type.items())
-
-
 def earlier(path: Path) -> list[dict[str, Any]]:
-    """The rows in a file of results, if they were measured on this machine with these versions."""
+    """The rows of a result file, if they were measured on this machine with these versions."""
     if not path.is_file():
         return []
     result = json.loads(path.read_text(encoding="utf-8"))
@@ -167,31 +161,74 @@ def earlier(path: Path) -> list[dict[str, Any]]:
 
 
 def write(
-    name: str, rows: Sequence[Mapping[str, Any]], *, case: Sequence[str] = (), **further: Any
-) -> Path:
-    """Writes the result of a benchmark, with the command and the machine.
+    benchmark: str,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    name: str = "",
+    case: Sequence[str] = (),
+    **further: Any,
+) -> dict[str, Any]:
+    """Writes a result, with the command and the machine, to ``results/NAME_DEVICE.json``.
+
+    The environment variable ``JAXATTN_RESULTS`` names another folder.
 
     Args:
-        name: The benchmark's ``NAME``.
-        rows: What was measured.
-        case: Fields that say what a row is of. With them, rows of other cases stay that earlier
-            runs on the same machine have written, and each row has its own command.
-        **further: What else belongs to it.
+        benchmark: Name of the benchmark.
+        rows: The measurements.
+        name: Name of the file; by default the benchmark's.
+        case: Fields that identify a row. If given, rows of other cases from earlier runs on the
+            same machine are kept, and each row records its own command.
+        **further: Further fields of the result.
 
     Returns:
-        The file, ``NAME_LABEL.json`` in the folder that the environment variable
-        ``JAXATTN_RESULTS`` names, or in that of the committed results.
+        The result.
     """
-    run = {"command": " ".join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]])}
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    command = f"-m {module.name}" if module else os.path.relpath(sys.argv[0])
+    run = {"command": " ".join(["python", command, *sys.argv[1:]])}
     if COMMIT:
         run["commit"] = COMMIT
-    out = Path(os.environ.get("JAXATTN_RESULTS", RESULTS))
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / f"{name}_{label()}.json"
+    device = jax.devices()[0].device_kind.lower().replace(" ", "_")
+    path = Path(os.environ.get("JAXATTN_RESULTS", RESULTS)) / f"{name or benchmark}_{device}.json"
     latest = [dict(row) for row in rows]
     if case:
         both = [*earlier(path), *(row | run for row in latest)]
         latest = list({json.dumps([row[field] for field in case]): row for row in both}.values())
-    result = {"benchmark": name, **run, "machine": machine(), **further, "rows": latest}
+    result = {"benchmark": benchmark, **run, "machine": machine(), **further, "rows": latest}
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    return path
+    return result
+
+
+def command_line(run: Callable[..., Any], devices: int = 1) -> None:
+    """Runs a benchmark with flags made from its keyword arguments.
+
+    Args:
+        run: Its annotations give the flags' types, its docstring their help.
+        devices: Devices to split a CPU into.
+    """
+    hints = typing.get_type_hints(run)
+    for name, parameter in inspect.signature(run).parameters.items():
+        found = re.search(
+            rf"^\s+{name}: (.*?)(?=^\s+\w+: |\n\n|\Z)", run.__doc__ or "", re.M | re.S
+        )
+        text = " ".join(found[1].split()) if found else name
+        define = {int: flags.DEFINE_integer, str: flags.DEFINE_string, bool: flags.DEFINE_bool}
+        kind: Any = define.get(hints[name], flags.DEFINE_list)
+        required = parameter.default is inspect.Parameter.empty
+        default = None if required else parameter.default
+        if kind is flags.DEFINE_list and not required:
+            default = [str(each) for each in parameter.default]
+        kind(name, default, text, required=required)
+
+    def main(argv: list[str]) -> None:
+        del argv
+        given = {name: flags.FLAGS[name].value for name in inspect.signature(run).parameters}
+        for name, value in given.items():
+            if isinstance(value, list):
+                element = typing.get_args(hints[name])[0]
+                given[name] = tuple(element(each) for each in value)
+        runtime.setup(devices)
+        run(**given)
+
+    cli.run_main(main)

@@ -1,9 +1,8 @@
-"""Makes ``benchmarks/README.md`` of the preface and all results: no number is typed by hand.
+"""Writes ``benchmarks/README.md`` and the speeds in ``docs/performance.md`` from the results.
 
-    python benchmarks/render.py [--check]
+    python -m benchmarks.render [--check]
 
-The table of speeds in the project's ``README.md``, between two comments, is made too. With
-``--check`` nothing is written: exit status 1 says that a file is not what the results give.
+With ``--check`` nothing is written; exit status 1 means that a file is not up to date.
 """
 
 import importlib
@@ -12,132 +11,82 @@ import json
 import os
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from absl import flags
 
-from benchmarks import measure
-from jaxattn.errors import InputError
+from benchmarks import measure, tables
 from jaxattn.cli import run_main
+from jaxattn.errors import invalid
 
 HERE = Path(__file__).parent
-#: Between these lines of the project's README.md stand the speeds of training steps.
-SPEEDS = ("<!-- speeds, by benchmarks/render.py -->\n", "<!-- end of speeds -->\n")
-#: The benchmarks in the order of the page; a result names its own by ``benchmark``.
-BENCHMARKS = (
-    "attention_kernel",
-    "train_step",
-    "input_pipeline",
-    "scaling",
-    "grouped_conv",
-    "patch_throughput",
-    "parity",
-    "seeds",
-    "gessert_table",
-    "yan_table",
-)
+#: The page with the short table of speeds, between these two lines.
+PERFORMANCE = HERE.parent / "docs" / "performance.md"
+SPEEDS = ("<!-- speeds, written by benchmarks/render.py -->\n", "<!-- end of speeds -->\n")
+
+Results = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
-def read(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """The results in a folder by benchmark, each benchmark's in the order of their files' names.
+def read(folder: Path) -> Results:
+    """The results in a folder by benchmark, in the order of the page and of the files' names.
 
     Raises:
-        InputError: A file is no result of a benchmark.
+        InputError: A file is not the result of a benchmark.
     """
-    found: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, list[Mapping[str, Any]]] = {name: [] for name in tables.TABLES}
     for path in sorted(folder.glob("*.json")):
         try:
             result = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise InputError(f"{path}: {error}; the JSON of a benchmark wanted") from error
+            raise invalid(str(path), "the JSON of a benchmark", error) from error
         name = result.get("benchmark") if isinstance(result, dict) else None
-        if name not in BENCHMARKS:
-            raise InputError(f"{path}: benchmark is {name!r}, one of {BENCHMARKS} wanted")
-        found.setdefault(name, []).append(result)
-    return {name: found[name] for name in BENCHMARKS if name in found}
-
-
-def described(module: ModuleType) -> list[str]:
-    """A heading and what the module says of itself, without its command lines."""
-    first, *rest = inspect.cleandoc(module.__doc__ or module.__name__).split("\n\n")
-    file = Path(module.__file__ or "").name
-    heading = f"## [{file}]({file}): {' '.join(first.split()).rstrip('.')}"
-    return [heading, *(part for part in rest if not part.startswith("    "))]
-
-
-def on_machine(machine: Mapping[str, Any]) -> str:
-    """A machine in one line."""
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    facts = f"{machine['device']}; {machine['processor']}, {machine['cores']} cores; {versions}"
-    if "load_before" in machine:
-        facts += f"; load {machine['load_before']:.1f}"
-    return facts + "."
-
-
-def goals(results: Mapping[str, list[dict[str, Any]]]) -> list[str]:
-    """A heading and a table of all goals, and how many cases reached each."""
-    lines = ["| benchmark, device | goal | reached | missed |", "|---|---|---|---|"]
-    for name, of_it in results.items():
-        module = importlib.import_module(f"benchmarks.{name}")
-        if not hasattr(module, "goals"):
-            continue
-        for result in of_it:
-            found: list[measure.Goal] = module.goals(result)
-            for what in dict.fromkeys(goal.what for goal in found):
-                cases = [goal for goal in found if goal.what == what]
-                missed = [f"{goal.case}: {goal.value:.3g}" for goal in cases if not goal.reached]
-                reached = [goal.value for goal in cases if goal.reached]
-                values = f": {measure.span(reached)}" if reached else ""
-                lines.append(
-                    f"| {name}, {result['machine']['device']} | {what} "
-                    f"| {len(reached)} of {len(cases)}{values} | {'; '.join(missed)} |"
-                )
-    return ["## Goals", "\n".join(lines)]
+        if name not in found:
+            raise invalid(f"{path}, benchmark", f"one of {', '.join(found)}", repr(name))
+        found[name].append(result)
+    return {name: each for name, each in found.items() if each}
 
 
 def commands(result: Mapping[str, Any]) -> str:
     """The command of the result, or of each of its rows, with the commit of the code."""
-    runs = [row for row in result.get("rows", ()) if "command" in row] or [result]
+    runs = [row for row in result["rows"] if "command" in row] if "rows" in result else []
     lines = (
-        each["command"] + (f"  # at {each['commit']}" if "commit" in each else "") for each in runs
+        each["command"] + (f"  # at {each['commit']}" if "commit" in each else "")
+        for each in runs or [result]
     )
     return textwrap.indent("\n".join(dict.fromkeys(lines)), "    ")
 
 
-def page(folder: Path) -> str:
-    """The whole page of the results in a folder."""
-    results = read(folder)
-    parts = [(HERE / "preface.md").read_text(encoding="utf-8").strip(), *goals(results)]
-    for name in results:
-        module = importlib.import_module(f"benchmarks.{name}")
-        parts += described(module)
-        for result in results[name]:
-            parts += [
-                commands(result),
-                on_machine(result["machine"]),
-                module.table(result).strip(),
-            ]
+def page(results: Results) -> str:
+    """The whole page."""
+    parts = [(HERE / "preface.md").read_text(encoding="utf-8").strip(), "## Goals"]
+    parts.append(tables.all_goals(each for of_name in results.values() for each in of_name))
+    for name, of_name in results.items():
+        doc = inspect.cleandoc(importlib.import_module(f"benchmarks.{name}").__doc__ or name)
+        first, *rest = doc.split("\n\n")
+        title = " ".join(first.split()).rstrip(".")
+        parts.append(f"## [{name}.py]({name}.py): {title}")
+        parts += [part for part in rest if not part.startswith("    ")]
+        for result in of_name:
+            machine = tables.on_machine(result["machine"])
+            parts += [commands(result), machine, tables.TABLES[name](result)]
     return "\n\n".join(parts) + "\n"
 
 
-def with_speeds(text: str, results: Mapping[str, list[dict[str, Any]]]) -> str:
-    """The text with the speeds of training steps, each machine's, between the lines `SPEEDS`.
+def with_speeds(text: str, results: Results) -> str:
+    """The text with each machine's speeds of training steps between the lines `SPEEDS`.
 
     Raises:
-        InputError: The lines are not there.
+        InputError: The lines are missing.
     """
     before, begin, rest = text.partition(SPEEDS[0])
     _, end, after = rest.partition(SPEEDS[1])
     if not end:
-        raise InputError(f"README.md: the lines {SPEEDS} wanted, around the speeds")
-    module = importlib.import_module("benchmarks.train_step")
+        lines = " and ".join(line.strip() for line in SPEEDS)
+        raise invalid(PERFORMANCE.name, f"the lines {lines}", "a page without them")
     parts = [
-        f"{module.summary(each)}\n\n{on_machine(each['machine'])}\n"
+        f"{tables.speeds(each)}\n\n{tables.on_machine(each['machine'])}\n"
         for each in results.get("train_step", ())
     ]
     return before + begin + "\n" + "\n".join(parts) + "\n" + end + after
@@ -146,16 +95,17 @@ def with_speeds(text: str, results: Mapping[str, list[dict[str, Any]]]) -> str:
 def main(argv: list[str]) -> None:
     """The command line."""
     del argv
-    folder = Path(os.environ.get("JAXATTN_RESULTS", HERE / "results"))
-    readme = HERE.parent / "README.md"
-    speeds = with_speeds(readme.read_text(encoding="utf-8"), read(folder))
-    for path, text in ((HERE / "README.md", page(folder)), (readme, speeds)):
+    results = read(Path(os.environ.get("JAXATTN_RESULTS", measure.RESULTS)))
+    pages = {HERE / "README.md": page(results)}
+    if PERFORMANCE.is_file():
+        pages[PERFORMANCE] = with_speeds(PERFORMANCE.read_text(encoding="utf-8"), results)
+    for path, text in pages.items():
         if not flags.FLAGS.check:
             path.write_text(text, encoding="utf-8")
         elif not path.is_file() or path.read_text(encoding="utf-8") != text:
-            sys.exit(f"{path} is not what the results give; run benchmarks/render.py")
+            sys.exit(f"{path} is not up to date; run python -m benchmarks.render")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_bool("check", False, "Only look whether the page is up to date.")
+    flags.DEFINE_bool("check", False, "Only check whether the pages are up to date.")
     run_main(main)

@@ -1,197 +1,150 @@
 """Images per second of the whole training step of the published models, against all peers.
 
-    python benchmarks/train_step.py [--models=irv2_sa,resnet50] [--batches=8] [--dtypes=float32]
+    python -m benchmarks.train_step [--models=irv2_sa,resnet50] [--batches=8] [--dtypes=float32]
 
-Ours is the step that ``jaxattn.train`` takes: bytes that lie on the device are read, augmented and
-normalised as the model's config has it, then forward, backward, Adam and metrics, in one program.
-The peers, our own writing of the published models in Keras (on TensorFlow and on JAX) and in
-PyTorch (torchvision's and timm's networks, or by hand; channels_last), have less to do: the same
-batch each time, in place, normalised and not augmented, and no dropout; see ``peers/keras_step.py``
-and ``peers/torch_step.py``. On a GPU, PyTorch and TensorFlow compile, and bfloat16 is by the mixed
-precision of each.
+Ours is the step of ``jaxattn.train``: it reads bytes that lie on the device, augments and
+normalises them as the model's config says, and runs forward, backward, Adam and metrics in one
+program. The peers are our own implementations of the published models in Keras (on TensorFlow and
+on JAX) and in PyTorch (networks of torchvision and timm or written by hand; channels_last), see
+``references`` and ``peers``. They have less to do: the same batch each time, in place, normalised
+and not augmented, and no dropout. On a GPU, PyTorch and TensorFlow compile; bfloat16 is each
+library's mixed precision.
 
-Every way has a process of its own, and they take their steps in turn, so that what else the machine
-does hits all. In each turn a first step, which finds caches and memory as the others have left them
-and their threads still waiting for work, is not counted. A model with attention is timed together
-with ours without, unless that has more operations and so is another network: Datta's ResNet-34
-halves the resolution at its attention block, early on.
+Each way runs in a process of its own, and they take turns, so that other load on the machine
+affects all. Each turn starts with an uncounted step: the others have just used caches and memory,
+and the threads sleep. A model with attention is timed together with ours without, except Datta's
+ResNet-34, which without attention is another network, with more operations: attention halves the
+resolution early on.
 
-That all compute the same: parameters are as many as in Keras (in PyTorch, where biases and scales
-may differ, those of kernels), and ours, given the Keras model's weights, has the loss that Keras
-has at its first step. Where it differs, the peer is shown by ≠: TensorFlow's kernels for CPUs read
-other channels in the published attention layer (see ``peers/keras_models.py``). The time that this
-takes them still counts.
+To check that all compute the same, the number of parameters is compared with Keras (with PyTorch,
+where biases and scales may differ, only kernels), and so is the loss of ours with the Keras model's
+weights with Keras' loss at its first step. A peer that differs is marked ≠: TensorFlow's CPU
+kernels read other channels in the published attention layer (see ``references/keras_models.py``).
+The time that this takes them counts all the same.
 
-**Utilisation** is the share of the device's speed, measured just before by a large matrix product
-of the row's type, that the model's operations are: three times those of the products and
-convolutions of a forward pass.
+**Utilisation** is the model's operations per second, three times those of a forward pass, over the
+device's speed in a large matrix product of the row's type, measured just before.
 
-Rows of other models, batches and types that an earlier run on the same machine has written stay.
+Rows of other models, batches and types from earlier runs on the same machine are kept.
 """
 
 import contextlib
 import itertools
-import os
 import sys
-import tempfile
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
-
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 
-from benchmarks import measure
-from benchmarks.peers.elsewhere import Process, Unavailable
-from jaxattn.data import augment
-from jaxattn.errors import InputError, suggestion
-from jaxattn.cli import run_main
+from benchmarks import measure, tables
+from benchmarks.process import Process, Timed, Unavailable
+from jaxattn.data.augment import NORMALISATIONS
+from jaxattn.errors import invalid, unknown
 from jaxattn.models import registry
 
-NAME = "train_step"
-BACKBONES = ("irv2", "densenet201", "resnet50", "resnet34", "vgg16", "koefler_cnn")
-MODELS = tuple(name + attention for name in BACKBONES for attention in ("", "_sa"))
-KERAS = {"keras_tensorflow": "Keras, TensorFlow", "keras_jax": "Keras, JAX"}
-PEERS = {**KERAS, "torch": "PyTorch"}
-#: Largest difference of the first loss from Keras', relative to it.
-BOUNDS = {"float32": 1e-3, "bfloat16": 5e-2}
-#: Goals: times the speed of Keras on TensorFlow (CPU), of PyTorch and of Keras on either (GPU), and
-#: of ours without attention.
-CPU_GOAL, TORCH_GOAL, KERAS_GOAL, ATTENTION_GOAL = 1.0, 1.25, 3.0, 0.97
 CLASSES = 7
+#: Networks that have fewer operations with attention than without.
+SMALLER = ("resnet34_sa",)
 
 Row = dict[str, Any]
 
 
 class Case(NamedTuple):
-    """What a row is of."""
+    """What a row measures."""
 
     model: str
     batch: int
     dtype: str
     size: int
 
-    def write_inputs(self, path: Path) -> None:
+    def inputs(self) -> dict[str, np.ndarray]:
         """Random ``images`` of bytes, the same ``normalised``, and ``labels``."""
         rng = np.random.default_rng(0)
-        shape = (self.batch, self.size, self.size, 3)
-        images = rng.integers(0, 256, shape, np.uint8)
-        normalise = augment.normalisation(registry.find(self.model).normalisation)
-        normalised = np.asarray(normalise(jnp.asarray(images, jnp.float32) / 255.0))
+        images = rng.integers(0, 256, (self.batch, self.size, self.size, 3), np.uint8)
+        normalise = NORMALISATIONS[registry.find(self.model).normalisation]
+        normalised = np.array(normalise(jnp.asarray(images, jnp.float32) / 255.0))
         labels = rng.integers(0, CLASSES, self.batch, np.int32)
-        np.savez(path, images=images, normalised=normalised, labels=labels)
-
-
-class Stepping(NamedTuple):
-    """A process that is ready to take steps, as `measure.seconds` wants it."""
-
-    process: Process
-
-    def time(self, calls: int) -> float:
-        """Mean seconds of so many steps in a row, after one that is not counted."""
-        self.process.ask(calls=1)
-        return self.process.ask(calls=calls)
-
-
-def commands(given: Any) -> dict[str, tuple[list[str], dict[str, str]]]:
-    """How ours and each peer that is asked for are started: the command, and the environment."""
-    folder = Path(__file__).parent / "peers"
-    keras = str(folder / "keras_step.py")
-    found = {
-        "ours": ([sys.executable, str(folder / "jaxattn_step.py"), str(given.cpu_devices)], {}),
-        "keras_tensorflow": ([given.tensorflow_python, keras], {"KERAS_BACKEND": "tensorflow"}),
-        "keras_jax": ([sys.executable, keras], {"KERAS_BACKEND": "jax"}),
-        "torch": ([given.torch_python, str(folder / "torch_step.py")], {}),
-    }
-    return {name: each for name, each in found.items() if name in ("ours", *given.peers)}
+        return {"images": images, "normalised": normalised, "labels": labels}
 
 
 class Running(NamedTuple):
     """Ours and the peers, ready for one case.
 
     Attributes:
-        ways: By name.
-        facts: What each says of the model.
+        processes: By name.
+        facts: What each says about the model.
         skipped: Why a peer is missing.
     """
 
-    ways: dict[str, Stepping]
+    processes: dict[str, Process]
     facts: dict[str, Row]
     skipped: dict[str, str]
 
 
 def start(
-    case: Case, given: Any, folder: Path, ours: contextlib.ExitStack, peers: contextlib.ExitStack
+    case: Case,
+    pythons: dict[str, str],
+    compile: bool,
+    own: contextlib.ExitStack,
+    others: contextlib.ExitStack,
 ) -> Running:
-    """Starts and prepares ours and each peer, in processes that the stacks end.
+    """Starts ours and each peer.
+
+    Args:
+        case: The case.
+        pythons: Interpreters by the name of the peer.
+        compile: Whether PyTorch compiles on a CPU too.
+        own: Ends our process.
+        others: Ends the peers' processes.
 
     Raises:
         InputError: Ours does not run.
     """
-    case.write_inputs(folder / "inputs.npz")
     running = Running({}, {}, {})
-    for name, (command, env) in commands(given).items():
-        question = {
-            **case._asdict(),
-            "classes": CLASSES,
-            "inputs": str(folder / "inputs.npz"),
-            "weights": str(folder / f"{name}.npz"),
-            "compile": given.compile,
-        }
-        stack = ours if name == "ours" else peers
+    question = {**case._asdict(), **case.inputs(), "classes": CLASSES, "compile": compile}
+    for name, python in {"ours": sys.executable, **pythons}.items():
+        module, _, backend = name.partition("_")
+        env = {"KERAS_BACKEND": backend} if backend else {}
+        stack = own if name == "ours" else others
         try:
-            if not command[0]:
-                raise Unavailable("not asked for")
-            process = stack.enter_context(Process(command, env))
-            facts = process.ask(prepare=question)
+            process = stack.enter_context(Process(python, f"benchmarks.peers.{module}_step", **env))
+            facts = process.ask("prepare", **question)
             if "layers" in facts:
-                question["layers"] = facts.pop("layers")
-                facts["our_loss"] = running.ways["ours"].process.ask(**question)
+                weights = {"layers": facts.pop("layers")}
+                facts["our_loss"] = running.processes["ours"].ask("loss", **question, **weights)
         except Unavailable as reason:
             if name == "ours":
-                raise InputError(f"{case}: ours does not run: {reason}") from reason
+                raise invalid(str(case), "a step that runs", reason) from reason
             running.skipped[name] = str(reason)
             continue
-        running.ways[name], running.facts[name] = Stepping(process), {**process.about, **facts}
+        running.processes[name], running.facts[name] = process, {**process.about, **facts}
     return running
 
 
-def differs(name: str, row: Mapping[str, Any]) -> bool:
-    """Whether a peer's model is another one than ours."""
-    mine, other = row["facts"]["ours"], row["facts"][name]
-    if name not in KERAS:
-        return other["kernels"] != mine["kernels"]
-    apart = abs(other["our_loss"] / other["loss"] - 1)
-    return other["parameters"] != mine["parameters"] or not apart <= BOUNDS[row["dtype"]]
-
-
-def measured(
-    case: Case, running: Running, without: Stepping | None, peak: float, repeats: int
-) -> Row:
+def measured(case: Case, running: Running, plain: Process | None, peak: float, repeats: int) -> Row:
     """Times all ways of a case in turn.
 
     Args:
-        case: What they are ready for.
+        case: The case.
         running: The ways.
-        without: Ours of the same model without attention, to be timed with them.
+        plain: Ours without attention, to be timed with them.
         peak: Operations per second of the device.
-        repeats: How often each is timed.
+        repeats: Number of measurements of each way.
     """
-    ways = running.ways | ({"without": without} if without else {})
-    on_cpu = jax.default_backend() == "cpu"
-    seconds = measure.seconds(ways, repeats=repeats, least=0.0 if on_cpu else 0.3)
+    processes = running.processes | ({"without": plain} if plain else {})
+    seconds = measure.seconds(
+        {name: Timed(process, {}, warm=1) for name, process in processes.items()},
+        repeats=repeats,
+        least=0.0 if jax.default_backend() == "cpu" else 0.3,
+    )
     mine = seconds["ours"]["median"]
     return {
         **case._asdict(),
         "seconds": seconds,
         "images_per_second": {n: case.batch / each["median"] for n, each in seconds.items()},
         "speedup": {name: each["median"] / mine for name, each in seconds.items()},
-        "memory": {n: way.process.ask(memory=True) for n, way in running.ways.items()},
+        "memory": {name: each.ask("memory") for name, each in running.processes.items()},
         "utilisation": running.facts["ours"]["model_flops"] / mine / peak,
         "peak": peak,
         "facts": running.facts,
@@ -199,179 +152,60 @@ def measured(
     }
 
 
-def plain_of(case: Case, running: Running, before: Case, ran: Running) -> Stepping | None:
-    """Ours of the case before, if that is the same network without attention."""
-    if case == before or case._replace(model=case.model.removesuffix("_sa")) != before:
-        return None
-    now, then = (each.facts["ours"]["model_flops"] for each in (running, ran))
-    return ran.ways["ours"] if then <= now else None
+def run(
+    models: tuple[str, ...] = tables.MODELS,
+    batches: tuple[int, ...] = (),
+    dtypes: tuple[str, ...] = (),
+    peers: tuple[str, ...] = tuple(tables.STEPS),
+    repeats: int = 3,
+    size: int = 0,
+    compile: bool = False,
+    tensorflow_python: str = sys.executable,
+    torch_python: str = sys.executable,
+) -> None:
+    """Measures all cases and writes their rows.
 
-
-def goals(result: Mapping[str, Any]) -> list[measure.Goal]:
-    """The goals that hold for its rows."""
-    return [goal for row in ordered(result["rows"]) for goal in _goals(row, result["platform"])]
-
-
-def _goals(row: Mapping[str, Any], platform: str) -> list[measure.Goal]:
-    speedup, found = row["speedup"], []
-    case = f"{row['model']}, batch {row['batch']}, {row['dtype']}"
-    if platform == "cpu":
-        judged = (row["batch"], row["dtype"]) == (8, "float32")
-        wanted = {"keras_tensorflow": CPU_GOAL} if judged else {}
-    elif row["dtype"] == "bfloat16":
-        wanted = {"torch": TORCH_GOAL, **dict.fromkeys(KERAS, KERAS_GOAL)}
-    else:
-        wanted = {}
-    for name, least in wanted.items():
-        if name in speedup:
-            what = f"{least:g}× {PEERS[name]}"
-            found.append(measure.Goal(what, case, speedup[name], speedup[name] >= least))
-    if "without" in speedup:
-        what = f"{ATTENTION_GOAL}× without attention"
-        share = speedup["without"]
-        found.append(measure.Goal(what, case, share, share >= ATTENTION_GOAL))
-    return found
-
-
-def ordered(rows: Sequence[Row]) -> list[Row]:
-    """By type, batch and model."""
-    place = {name: place for place, name in enumerate(MODELS)}
-    return sorted(
-        rows, key=lambda row: (row["dtype"] != "bfloat16", row["batch"], place[row["model"]])
-    )
-
-
-def _cells(row: Mapping[str, Any], platform: str) -> list[str]:
-    """A line of the table."""
-    rate = {name: row["batch"] / taken for name, taken in row["seconds"]["ours"].items()}
-    mine = row["facts"]["ours"]
-    cells = [
-        row["model"],
-        f"{row['batch']} × {row['size']}², {row['dtype']}",
-        f"{rate['median']:.3g} ({rate['max']:.3g}–{rate['min']:.3g})",
-    ]
-    for name in PEERS:
-        if name not in row["speedup"]:
-            cells.append("–")
-            continue
-        sign = " ≠" if differs(name, row) else ""
-        rate_of_peer = row["images_per_second"][name]
-        cells.append(f"{rate_of_peer:.3g}, ours {row['speedup'][name]:.2f}×{sign}")
-    cells.append(f"{row['speedup']['without']:.3f}×" if "without" in row["speedup"] else "–")
-    cells.append(f"{row['utilisation']:.0%}")
-    cells.append(f"{row['memory']['ours'] / 2**30:.2f}")
-    cells.append(f"{mine['compile']:.0f}")
-    cells.append("; ".join(goal.verdict for goal in _goals(row, platform)))
-    return cells
-
-
-def table(result: Mapping[str, Any]) -> str:
-    """Markdown: a row for each case."""
-    head = ["", "batch", "ours, images/s", *PEERS.values()]
-    head += ["of ours without attention", "utilisation", "memory, GiB", "compiling, s", "goal"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    rows = ordered(result["rows"])
-    lines += ["| " + " | ".join(_cells(row, result["platform"])) + " |" for row in rows]
-    speeds = measure.speeds((row["dtype"], row["peak"]) for row in rows)
-    lines += [
-        "",
-        "Ours: median (slowest–fastest) of the runs. Peers: median, and ours relative to it; "
-        "≠: computes something else. Memory is ours: of the device, or on a CPU the process' "
-        f"largest. Speed of a large product: {speeds}.",
-    ]
-    facts = [row["facts"][n] for row in rows for n in PEERS if n in row["facts"]]
-    said = {f"{k} {v}" for each in facts for k, v in each.items() if isinstance(v, str)}
-    lines += [f"Peers: {', '.join(sorted(said))}."] if said else []
-    skipped = {f"{PEERS[n]}: {why}" for row in rows for n, why in row["skipped"].items()}
-    lines += [f"Not measured: {'; '.join(sorted(skipped))}."] if skipped else []
-    return "\n".join(lines) + "\n"
-
-
-def summary(result: Mapping[str, Any]) -> str:
-    """Markdown: how many times a peer's speed ours is, where a goal asks."""
-    rows = [row for row in ordered(result["rows"]) if _goals(row, result["platform"])]
-    lines = ["| | batch | " + " | ".join(PEERS.values()) + " | without attention |"]
-    lines.append("|---" * (len(PEERS) + 3) + "|")
-    for row in rows:
-        ratios = (row["speedup"].get(name) for name in (*PEERS, "without"))
-        cells = [row["model"], f"{row['batch']} × {row['size']}², {row['dtype']}"]
-        cells += ("–" if each is None else f"{each:.2f}×" for each in ratios)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def peaks(dtypes: Sequence[str], smoke: bool) -> dict[str, float]:
-    """Operations per second of a large matrix product of each type."""
-    side = 128 if smoke else 2048 if jax.default_backend() == "cpu" else 8192
-    found = {}
-    for dtype in dtypes:
-        matrix = jnp.full((side, side), 1 / side, dtype)
-        product = jax.jit(jnp.matmul)
-        taken = measure.seconds({"product": lambda: product(matrix, matrix)}, repeats=5)  # noqa: B023
-        found[dtype] = 2 * side**3 / taken["product"]["min"]
-    return found
-
-
-def cases(given: Any) -> list[Case]:
-    """What to measure, in order.
-
-    Raises:
-        InputError: A model is unknown.
+    Args:
+        models: Names of models, with and without _sa.
+        batches: Batch sizes; by default 8 on a CPU, 64 on an accelerator.
+        dtypes: float32 or bfloat16; by default both on an accelerator, float32 on a CPU.
+        peers: Of keras_tensorflow, keras_jax and torch.
+        repeats: Number of measurements of each way.
+        size: Height and width of the images; 0 for the published size.
+        compile: Whether PyTorch compiles on a CPU too.
+        tensorflow_python: An interpreter with TensorFlow and Keras.
+        torch_python: An interpreter with PyTorch, torchvision and timm.
     """
-    on_cpu = jax.default_backend() == "cpu"
-    if given.smoke:
-        return [Case("koefler_cnn_sa", 2, "float32", 75)]
-    for name in given.models:
-        if name not in MODELS:
-            raise InputError(f"--models: {name!r} given{suggestion(name, MODELS)}")
-    batches = [int(each) for each in given.batches] or ([8] if on_cpu else [64])
-    dtypes = given.dtypes or (["float32"] if on_cpu else ["bfloat16", "float32"])
-    return [
-        Case(name, batch, dtype, registry.find(name).image_size)
-        for dtype, batch, name in itertools.product(dtypes, batches, given.models)
-    ]
-
-
-def main(argv: list[str]) -> None:
-    """The command line."""
-    del argv
-    given = flags.FLAGS
-    platform, todo = jax.default_backend(), cases(given)
-    if given.smoke:
-        given.repeats, given.peers = 1, []
-    peak = peaks(sorted({case.dtype for case in todo}), given.smoke)
+    platform = jax.default_backend()
+    for field, given, known in (("models", models, tables.MODELS), ("peers", peers, tables.STEPS)):
+        for name in given:
+            if name not in known:
+                raise unknown(f"--{field}", name, known)
+    batches = batches or ((8,) if platform == "cpu" else (64,))
+    dtypes = dtypes or (("float32",) if platform == "cpu" else ("bfloat16", "float32"))
+    interpreters = {"keras_tensorflow": tensorflow_python, "torch": torch_python}
+    pythons = {name: interpreters.get(name, sys.executable) for name in peers}
+    peak = measure.limits(dtypes)["flops_per_second"]
     rows: list[Row] = []
-    # Ours of the case before stays, to be timed with the same model with attention.
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as last:
-        plain: tuple[Case, Running] | None = None
-        for case in todo:
-            with contextlib.ExitStack() as ours, contextlib.ExitStack() as peers:
-                running = start(case, given, Path(folder), ours, peers)
-                without = plain_of(case, running, *plain) if plain else None
-                rows.append(measured(case, running, without, peak[case.dtype], given.repeats))
+    # Our process of the case before is kept, to be timed with the same model with attention.
+    with contextlib.ExitStack() as last:
+        before: tuple[Case, Process] | None = None
+        for dtype, batch, name in itertools.product(dtypes, batches, models):
+            case = Case(name, batch, dtype, size or registry.find(name).image_size)
+            plain = case._replace(model=name.removesuffix("_sa"))
+            with contextlib.ExitStack() as own, contextlib.ExitStack() as others:
+                running = start(case, pythons, compile, own, others)
+                same = before and before[0] == plain != case and name not in SMALLER
+                without = before[1] if before and same else None
+                rows.append(measured(case, running, without, peak[dtype], repeats))
                 last.pop_all().close()
-                last.push(ours.pop_all())
-                plain = case, running
-            # A run that is cut off leaves what it has.
-            measure.write(NAME, rows, case=("model", "batch", "dtype"), platform=platform)
-            print(table({"platform": platform, "rows": rows[-1:]}).splitlines()[2], flush=True)
+                last.push(own.pop_all())
+                before = case, running.processes["ours"]
+            # Written after each case, so that a run that is cut off leaves its results.
+            of = ("model", "batch", "dtype")
+            result = measure.write("train_step", rows, case=of, platform=platform)
+            print(tables.train_step(result | {"rows": rows[-1:]}).splitlines()[2], flush=True)
 
 
 if __name__ == "__main__":
-    flags.DEFINE_list("models", list(MODELS), "Names of models, with and without _sa.")
-    flags.DEFINE_list("batches", [], "Images in a batch; 8, on an accelerator 64, without.")
-    flags.DEFINE_list("dtypes", [], "float32, bfloat16; on a CPU the former, else both, without.")
-    flags.DEFINE_list("peers", list(PEERS), f"Of {', '.join(PEERS)}.")
-    flags.DEFINE_integer("repeats", 3, "How often each way is timed.")
-    flags.DEFINE_integer("cpu_devices", 1, "Devices to make of the CPU's cores, for ours.")
-    flags.DEFINE_bool("compile", False, "Whether PyTorch compiles on a CPU too.")
-    flags.DEFINE_string(
-        "tensorflow_python",
-        sys.executable,
-        "An interpreter that has TensorFlow and Keras; empty for none.",
-    )
-    flags.DEFINE_string(
-        "torch_python", sys.executable, "One that has PyTorch, torchvision and timm; likewise."
-    )
-    flags.DEFINE_bool("smoke", False, "One tiny model alone, to see that all runs.")
-    run_main(main)
+    measure.command_line(run)

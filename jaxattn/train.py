@@ -76,15 +76,19 @@ class Training(NamedTuple):
         return self.config.epochs * self.steps_per_epoch
 
 
-def setup(config: ConfigDict) -> Training:
+def setup(config: ConfigDict, mesh: Mesh | None = None) -> Training:
     """Builds what a config describes; computes nothing and reads no image.
+
+    Args:
+        config: See `jaxattn.config.base`.
+        mesh: The devices; None for all.
 
     Raises:
         InputError: A field or the data set is wrong.
     """
     config = configs.resolved(config)
     _check(config)
-    mesh = devices.mesh()
+    mesh = mesh or devices.mesh()
     dataset, split = load.load_split(config)
     sampler = Sampler.make(config, dataset, split["train"])
     loss = losses.make(

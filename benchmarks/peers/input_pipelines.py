@@ -1,117 +1,107 @@
-"""Batches of JPEG files by the input pipelines of others: tf.data, and PyTorch's DataLoader.
+"""Batches of JPEG files by other input pipelines: tf.data and PyTorch's DataLoader.
 
-    python benchmarks/peers/input_pipelines.py tf.data FOLDER
-
-answers `elsewhere.Process`: ``files`` (names in FOLDER, in the order to read them), ``size``,
-``batch``, and either ``warm`` and ``batches`` (the seconds of each batch after so many to warm up,
-more following that are not counted) or ``out`` (a file for the pixels of the first batch). Each
-gives uint8 ``(batch, size, size, 3)``, decoded at 1/2, 1/4 or 1/8 where that is no smaller than
-``size``, as ours is. An epoch's order is given beforehand in all, so that all read the same.
+Each gives uint8 ``(batch, size, size, 3)``, decoded at 1/2, 1/4 or 1/8 if that is no smaller than
+``size``, as ours does. The order of all files of a measurement is given, so that all read the same.
 """
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from elsewhere import serve
 
-CORES = os.cpu_count() or 1
-#: Batches that a DataLoader's worker has under way.
+#: Batches that a worker of the DataLoader prefetches.
 AHEAD = 2
 
 
-#: Its version, and what makes batches of paths, a size and a batch size.
-Reader = tuple[str, Callable[[Sequence[str], int, int], Iterator[Any]]]
-
-
-def tf_data(antialias: bool) -> Reader:
-    """tf.data with its own choice of parallelism; antialiased bilinear as ours, or plain."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+def _tf_data(paths: Sequence[str], size: int, batch: int, antialias: bool) -> Iterator[Any]:
+    """tf.data with its own choice of parallelism; bilinear, antialiased as ours or not."""
     import tensorflow as tf
 
-    def read(paths: Sequence[str], size: int, batch: int) -> Iterator[Any]:
-        shortest = int(min(tf.io.extract_jpeg_shape(tf.io.read_file(paths[0]))[:2]))
-        scale = max(s for s in (1, 2, 4, 8) if s == 1 or shortest // s >= size)
+    shortest = int(min(tf.io.extract_jpeg_shape(tf.io.read_file(paths[0]))[:2]))
+    scale = max(s for s in (1, 2, 4, 8) if s == 1 or shortest // s >= size)
 
-        def decode(path: Any) -> Any:
-            image = tf.io.decode_jpeg(tf.io.read_file(path), channels=3, ratio=scale)
-            image = tf.image.resize(image, (size, size), antialias=antialias)
-            return tf.cast(tf.round(tf.clip_by_value(image, 0.0, 255.0)), tf.uint8)
+    def decode(path: Any) -> Any:
+        image = tf.io.decode_jpeg(tf.io.read_file(path), channels=3, ratio=scale)
+        image = tf.image.resize(image, (size, size), antialias=antialias)
+        return tf.cast(tf.round(tf.clip_by_value(image, 0.0, 255.0)), tf.uint8)
 
-        files = tf.data.Dataset.from_tensor_slices(list(paths))
-        images = files.map(decode, num_parallel_calls=tf.data.AUTOTUNE)
-        return images.batch(batch).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
-
-    return f"tensorflow {tf.__version__}", read
+    files = tf.data.Dataset.from_tensor_slices(list(paths))
+    images = files.map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+    return images.batch(batch).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
 
 
-def data_loader() -> Reader:
-    """A DataLoader with a process for each core; Pillow decodes."""
+class _Files:
+    """A map-style data set of PyTorch; Pillow decodes."""
+
+    def __init__(self, paths: Sequence[str], size: int):
+        self.paths, self.size = paths, size
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Any:
+        import torch
+        from PIL import Image
+
+        shape = self.size, self.size
+        with Image.open(self.paths[index]) as image:
+            image.draft("RGB", shape)
+            resized = image.convert("RGB").resize(shape, Image.Resampling.BILINEAR)
+        return torch.from_numpy(np.array(resized))
+
+
+def _data_loader(paths: Sequence[str], size: int, batch: int) -> Iterator[Any]:
+    """A DataLoader with a process per core."""
     import torch
-    from PIL import Image
 
-    class Files(torch.utils.data.Dataset):
-        def __init__(self, paths: Sequence[str], size: int):
-            self.paths, self.size = paths, size
-
-        def __len__(self) -> int:
-            return len(self.paths)
-
-        def __getitem__(self, index: int) -> Any:
-            shape = self.size, self.size
-            with Image.open(self.paths[index]) as image:
-                image.draft("RGB", shape)
-                resized = image.convert("RGB").resize(shape, Image.Resampling.BILINEAR)
-            return torch.from_numpy(np.array(resized))
-
-    def read(paths: Sequence[str], size: int, batch: int) -> Iterator[Any]:
-        files, cuda = Files(paths, size), torch.cuda.is_available()
-        loader = torch.utils.data.DataLoader(
-            files, batch, num_workers=CORES, prefetch_factor=AHEAD, pin_memory=cuda
-        )
-        return (each.cuda(non_blocking=True) if cuda else each for each in loader)
-
-    return f"torch {torch.__version__}", read
+    cuda, files = torch.cuda.is_available(), _Files(paths, size)
+    loader: Any = torch.utils.data.DataLoader(
+        files,  # type: ignore[arg-type]
+        batch,
+        num_workers=os.cpu_count() or 1,
+        prefetch_factor=AHEAD,
+        pin_memory=cuda,
+    )
+    return (each.cuda(non_blocking=True) if cuda else each for each in loader)
 
 
-READERS: dict[str, Callable[[], Reader]] = {
-    "tf.data": lambda: tf_data(antialias=True),
-    "tf.data, aliased": lambda: tf_data(antialias=False),
-    "DataLoader": data_loader,
-}
+def _read(reader: str, paths: Sequence[str], size: int, batch: int) -> Iterator[Any]:
+    if reader == "DataLoader":
+        return _data_loader(paths, size, batch)
+    return _tf_data(paths, size, batch, antialias=reader == "tf.data")
 
 
-def main(reader: str, folder: Path) -> None:
-    """Answers until its input ends."""
-    version, read = READERS[reader]()
-
-    def answer(question: dict[str, Any]) -> Any:
-        paths = [str(folder / name) for name in question["files"]]
-        batches = read(paths, question["size"], question["batch"])
-        if "out" in question:
-            first = next(batches)
-            np.save(question["out"], first.cpu() if hasattr(first, "cpu") else first)
-            return None
-        take(batches, question["warm"])
-        since = time.perf_counter()
-        take(batches, question["batches"])
-        seconds = time.perf_counter() - since
-        for _ in batches:  # What is under way ends before another way is measured.
-            pass
-        return seconds / question["batches"]
-
-    serve(version, answer)
+def about() -> str:
+    """Nothing: which library is used depends on the question."""
+    return ""
 
 
-def take(batches: Iterator[Any], count: int) -> None:
-    """Takes batches and forgets them."""
-    for _ in range(count):
+def version(reader: str) -> str:
+    """Name and version of the reader's library."""
+    module: Any = __import__("torch" if reader == "DataLoader" else "tensorflow")
+    return f"{module.__name__} {module.__version__}"
+
+
+def first(reader: str, paths: Sequence[str], size: int, batch: int) -> np.ndarray:
+    """The pixels of the first batch."""
+    pixels = next(_read(reader, paths, size, batch))
+    return np.asarray(pixels.cpu() if hasattr(pixels, "cpu") else pixels)
+
+
+def timed(reader: str, paths: Sequence[str], size: int, batch: int, warm: int, calls: int) -> float:
+    """Mean seconds of ``calls`` batches, after ``warm`` uncounted ones; reads on to the end."""
+    batches = _read(reader, paths, size, batch)
+    for _ in range(warm):
         next(batches)
+    since = time.perf_counter()
+    for _ in range(calls):
+        next(batches)
+    seconds = time.perf_counter() - since
+    for _ in batches:  # work in flight must end before the next pipeline is measured
+        pass
+    return seconds / calls
 
 
-if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+FUNCTIONS: dict[str, Callable[..., Any]] = {"version": version, "first": first, "time": timed}

@@ -1,112 +1,99 @@
-"""Soft-Attention in Keras, on whichever backend this process has: values, gradients, seconds.
+"""Soft-Attention in Keras, on the backend of this process: values, gradients, seconds."""
 
-    KERAS_BACKEND=tensorflow python benchmarks/peers/keras_attention.py
-
-is a peer for ``benchmarks/attention_kernel.py``, which asks it on its standard input.
-"""
-
-import os
-import sys
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import keras
 import numpy as np
-from keras import layers
 
-from benchmarks.peers.elsewhere import serve
-from benchmarks.peers.keras_models import SoftAttention
+from references import keras_models
 
 Tensor = Any
 
-
-class PaperSoftAttention(layers.Layer):
-    """Equation 1 of Datta et al. with Keras' 2-D convolution: γ · x · Σ_k softmax(W_k * x)."""
-
-    def __init__(self, heads: int, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.heads = heads
-
-    def build(self, shape: tuple[int | None, ...]) -> None:
-        """Makes ``kernel (3, 3, C, heads)`` and the scalar ``gamma``."""
-        self.kernel = self.add_weight(shape=(3, 3, shape[-1], self.heads), name="kernel")
-        self.gamma = self.add_weight(shape=(), name="gamma")
-
-    def call(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns attended features, and the maps (B, heads, H, W)."""
-        _, height, width, _ = x.shape
-        logits = keras.ops.conv(x, self.kernel, 1, "same", data_format="channels_last")
-        flat = keras.ops.reshape(logits, (-1, height * width, self.heads))
-        maps = keras.ops.reshape(keras.ops.softmax(flat, axis=1), (-1, height, width, self.heads))
-        attended = self.gamma * x * keras.ops.sum(maps, axis=-1, keepdims=True)
-        return attended, keras.ops.transpose(maps, (0, 3, 1, 2))
+_PASSES: dict[str, Callable[[], Any]] = {}
 
 
-def layer(semantics: str, shape: Sequence[int], heads: int, dtype: str) -> layers.Layer:
-    """A built layer of ``released`` or ``paper`` semantics; in bfloat16 its weights are float32."""
-    kind = {"released": SoftAttention, "paper": PaperSoftAttention}[semantics]
-    built = kind(heads, dtype="mixed_bfloat16" if dtype == "bfloat16" else dtype)
-    built.build(tuple(shape))
-    return built
+def about() -> dict[str, str]:
+    """Versions of Keras and its backend."""
+    backend = keras.backend.backend()
+    return {"keras": keras.__version__, backend: __import__(backend).__version__}
 
 
-def tensorflow_calls(question: dict[str, Any]) -> dict[str, Callable[[], Any]]:
-    """The layer's passes as TensorFlow graphs, of the inputs in the file that the question names.
+def compute(variant: str, dtype: str, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Makes the passes ``forward`` and ``both`` ready, and computes them.
+
+    Args:
+        variant: ``released`` or ``paper``.
+        dtype: Type of the features.
+        inputs: ``x``, ``kernel``, ``other`` (bias or gamma) and ``cotangent``.
 
     Returns:
-        ``forward``, which returns attended features, and ``both``, which also returns the gradients
-        of the features and of the two parameters.
+        Attended features, and the gradients of the features and the kernel, float32.
     """
+    x, kernel, other, cotangent = (inputs[name] for name in ("x", "kernel", "other", "cotangent"))
+    layer = keras_models.attention_layer(variant, x.shape, kernel.shape[-1], dtype)
+    layer.set_weights([kernel, other])
+    make = {"tensorflow": _tensorflow, "jax": _jax}[keras.backend.backend()]
+    x, cotangent = (keras.ops.cast(each, dtype) for each in (x, cotangent))
+    _PASSES.update(make(layer, x, cotangent))
+    found = keras.tree.flatten(_PASSES["both"]())[:3]
+    return [np.asarray(keras.ops.cast(each, "float32")) for each in found]
+
+
+def _tensorflow(layer: Any, x: Tensor, cotangent: Tensor) -> dict[str, Callable[[], Any]]:
     import tensorflow as tf
 
-    with np.load(question["inputs"]) as file:
-        x, kernel, other, cotangent = (file[name] for name in ("x", "kernel", "other", "cotangent"))
-    built = layer(question["semantics"], x.shape, kernel.shape[-1], question["dtype"])
-    built.set_weights([kernel, other])
-    x, cotangent = (tf.cast(each, question["dtype"]) for each in (x, cotangent))
-    weights = [weight.value for weight in built.weights]
+    weights = [weight.value for weight in layer.weights]
 
     @tf.function
     def forward(x: Tensor) -> Tensor:
-        return built(x)[0]
+        return layer(x)[0]
 
     @tf.function
     def both(x: Tensor, cotangent: Tensor) -> list[Tensor]:
         with tf.GradientTape() as tape:
             tape.watch(x)
-            attended = built(x)[0]
+            attended = layer(x)[0]
         return [attended, *tape.gradient(attended, [x, *weights], output_gradients=cotangent)]
 
     return {"forward": lambda: forward(x), "both": lambda: both(x, cotangent)}
 
 
-def main() -> None:
-    """Answers questions: ``inputs`` prepares passes and computes them, ``time`` measures one."""
-    import tensorflow as tf
+def _jax(layer: Any, x: Tensor, cotangent: Tensor) -> dict[str, Callable[[], Any]]:
+    import jax
 
-    calls: dict[str, Callable[[], Any]] = {}
+    params = [weight.value for weight in layer.weights]
 
-    def answers(question: dict[str, Any]) -> Any:
-        if "inputs" in question:
-            calls.update(tensorflow_calls(question))
-            found = [np.asarray(tf.cast(each, "float32")) for each in calls["both"]()]
-            np.savez(question["outputs"], *found)
-            return None
-        since = time.perf_counter()
-        for _ in range(question["calls"]):
-            calls[question["time"]]()
+    def forward(x: Tensor, params: list[Tensor]) -> Tensor:
+        return layer.stateless_call(params, [], x)[0][0]
+
+    def both(x: Tensor, params: list[Tensor], cotangent: Tensor) -> Any:
+        attended, pullback = jax.vjp(forward, x, params)
+        attended, cotangent = jax.lax.optimization_barrier((attended, cotangent))
+        return attended, *pullback(cotangent)
+
+    forward_jit, both_jit = jax.jit(forward), jax.jit(both)
+    return {
+        "forward": lambda: forward_jit(x, params),
+        "both": lambda: both_jit(x, params, cotangent),
+    }
+
+
+def timed(what: str, calls: int) -> float:
+    """Mean seconds of a pass."""
+    since = time.perf_counter()
+    for _ in range(calls):
+        result = _PASSES[what]()
+    if keras.backend.backend() == "jax":
+        import jax
+
+        jax.block_until_ready(result)
+    else:
+        import tensorflow as tf
+
         tf.test.experimental.sync_devices()
-        return (time.perf_counter() - since) / question["calls"]
-
-    devices = [device.device_type for device in tf.config.list_logical_devices()]
-    versions = {"tensorflow": tf.__version__, "keras": keras.__version__}
-    serve({"devices": devices, "versions": versions}, answers)
+    return (time.perf_counter() - since) / calls
 
 
-if __name__ == "__main__":
-    main()
+FUNCTIONS: dict[str, Callable[..., Any]] = {"compute": compute, "time": timed}

@@ -1,21 +1,22 @@
-"""What a process says that takes training steps: `train_step.py` asks ours and the peers' alike."""
+"""The functions of a peer that takes training steps."""
 
 import resource
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from benchmarks.peers.elsewhere import serve
+#: Datta et al.'s Adam: learning rate and epsilon.
+RATE, EPSILON = 0.01, 0.1
 
 
 class Ready(NamedTuple):
-    """A step that can be taken.
+    """A compiled step.
 
     Attributes:
-        step: Takes one, and returns what is to be waited for.
-        wait: Waits for it.
-        facts: What there is to know of the model, numbers and strings.
-        memory: Bytes on an accelerator at the most, where that is known.
+        step: Takes a step and returns its result.
+        wait: Waits for a result.
+        facts: Facts about the model, numbers and strings.
+        memory: Peak bytes on the accelerator; None without one.
     """
 
     step: Callable[[], Any]
@@ -24,38 +25,29 @@ class Ready(NamedTuple):
     memory: Callable[[], int | None]
 
 
-def serve_steps(
-    about: Any,
-    prepare: Callable[[dict[str, Any]], Ready],
-    others: Callable[[dict[str, Any]], Any] | None = None,
-) -> None:
-    """Answers questions.
-
-    * ``prepare``: makes a step ready; its facts.
-    * ``calls``: takes so many steps; the mean seconds of one.
-    * ``memory``: the most bytes there were, on the accelerator or else in this process.
+def functions(make: Callable[..., Ready]) -> dict[str, Callable[..., Any]]:
+    """The functions of a peer: ``prepare``, which returns the facts, ``time`` and ``memory``.
 
     Args:
-        about: What the process has to say of itself.
-        prepare: What makes a step ready, of the object that the question ``prepare`` has.
-        others: What answers any other question.
+        make: Makes a step ready, of the arguments of ``prepare``.
     """
     ready: list[Ready] = []
 
-    def answers(question: dict[str, Any]) -> Any:
-        if "prepare" in question:
-            ready[:] = [prepare(question["prepare"])]
-            return ready[0].facts
-        if "calls" in question:
-            since = time.perf_counter()
-            for _ in range(question["calls"]):
-                result = ready[0].step()
-            ready[0].wait(result)
-            return (time.perf_counter() - since) / question["calls"]
-        if "memory" in question:
-            # Linux counts kibibytes.
-            return ready[0].memory() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        assert others
-        return others(question)
+    def prepare(**arguments: Any) -> Mapping[str, Any]:
+        ready[:] = [make(**arguments)]
+        return ready[0].facts
 
-    serve(about, answers)
+    def memory() -> int:
+        # Linux counts kibibytes.
+        return ready[0].memory() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    return {"prepare": prepare, "time": lambda calls: timed(ready[0], calls), "memory": memory}
+
+
+def timed(ready: Ready, calls: int) -> float:
+    """Mean seconds of steps in a row."""
+    since = time.perf_counter()
+    for _ in range(calls):
+        result = ready.step()
+    ready.wait(result)
+    return (time.perf_counter() - since) / calls

@@ -10,7 +10,7 @@ from jaxattn.errors import InputError
 from jaxattn.models import registry
 
 keras = pytest.importorskip("keras")
-keras_models = pytest.importorskip("benchmarks.peers.keras_models")
+keras_models = pytest.importorskip("references.keras_models")
 
 
 def numbered(model):

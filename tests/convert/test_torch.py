@@ -14,12 +14,12 @@ from jaxattn.models import registry
 
 torch = pytest.importorskip("torch", reason="the networks compared with are PyTorch's")
 
-from benchmarks.peers import torch_vision  # noqa: E402 it imports PyTorch
+from references import torch_models  # noqa: E402 it imports PyTorch
 
 
 @functools.cache
 def torchvision():
-    return torch_vision.load()
+    return torch_models.torchvision
 
 
 def timm(name):

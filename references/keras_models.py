@@ -1,24 +1,24 @@
-"""The published models in Keras 3: what ours are compared with, in numbers and in speed.
+"""The published models in Keras 3.
 
-Written from the papers and from what their released notebooks do, layer for layer, with the quirks
-that made the published numbers. Runs on any Keras backend; the Soft-Attention layer's oddly shaped
-convolution means on JAX (and on a GPU) what the authors computed, but not on TensorFlow for CPUs,
-whose kernels read other channels.
+Written from the papers and the released notebooks, layer for layer, including the quirks behind the
+published numbers. They run on any Keras backend. The Soft-Attention layer's unusual convolution
+gives the authors' result on JAX and on GPUs, but not on TensorFlow for CPUs, whose kernels read the
+wrong channels.
 
-Layers that are endpoints of our models have the same names here; those of ``keras.applications``
-keep theirs. The automatic ones among these depend on what was built before: call
-``keras.utils.clear_session`` first where they matter.
+Layers that correspond to endpoints of our models share their names; layers of
+``keras.applications`` keep their own. Keras numbers automatic names from the first model of the
+session on: call ``keras.utils.clear_session`` first where names matter.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
 from keras import layers
 
-from jaxattn.errors import InputError, suggestion
+from jaxattn.errors import unknown
 
 Tensor = Any
 
@@ -27,12 +27,12 @@ Tensor = Any
 class SoftAttention(layers.Layer):
     """The Soft-Attention layer as Datta et al. released it.
 
-    Its convolution sees features (B, H, W, C) as a volume of one channel, through a kernel of
-    C × 3 × 3 with strides 1, 1 and C, so that the kernel's long axis lies along the height.
+    Its convolution treats features (B, H, W, C) as a volume with one channel and slides a kernel of
+    C × 3 × 3 over it with strides 1, 1 and C: the kernel's long axis lies along the height.
 
     Attributes:
         heads: Number of maps.
-        aggregate: Whether the maps are summed; otherwise each weighs the features by itself.
+        aggregate: Whether to sum the maps; otherwise each map weights its own copy of the features.
     """
 
     def __init__(self, heads: int, aggregate: bool = True, **kwargs: Any):
@@ -69,8 +69,42 @@ class SoftAttention(layers.Layer):
         return attended, keras.ops.transpose(maps[..., 0, :], (0, 3, 1, 2))
 
     def get_config(self) -> dict[str, Any]:
-        """What ``__init__`` takes."""
+        """The arguments of ``__init__``."""
         return {**super().get_config(), "heads": self.heads, "aggregate": self.aggregate}
+
+
+class PaperSoftAttention(layers.Layer):
+    """Equation 1 of Datta et al. with Keras' 2-D convolution: γ · x · Σ_k softmax(W_k * x).
+
+    Attributes:
+        heads: Number of maps.
+    """
+
+    def __init__(self, heads: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.heads = heads
+
+    def build(self, shape: tuple[int | None, ...]) -> None:
+        """Makes ``kernel (3, 3, C, heads)`` and the scalar ``gamma``."""
+        self.kernel = self.add_weight(shape=(3, 3, shape[-1], self.heads), name="kernel")
+        self.gamma = self.add_weight(shape=(), name="gamma")
+
+    def call(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns attended features, and the maps (B, heads, H, W)."""
+        _, height, width, _ = x.shape
+        logits = keras.ops.conv(x, self.kernel, 1, "same", data_format="channels_last")
+        flat = keras.ops.reshape(logits, (-1, height * width, self.heads))
+        maps = keras.ops.reshape(keras.ops.softmax(flat, axis=1), (-1, height, width, self.heads))
+        attended = self.gamma * x * keras.ops.sum(maps, axis=-1, keepdims=True)
+        return attended, keras.ops.transpose(maps, (0, 3, 1, 2))
+
+
+def attention_layer(variant: str, shape: Sequence[int], heads: int, dtype: str) -> layers.Layer:
+    """A built Soft-Attention layer, ``released`` or ``paper``; its weights are always float32."""
+    kind = {"released": SoftAttention, "paper": PaperSoftAttention}[variant]
+    layer = kind(heads, dtype="mixed_bfloat16" if dtype == "bfloat16" else dtype)
+    layer.build(tuple(shape))
+    return layer
 
 
 def _attend(x: Tensor, dropout: float, aggregate: bool = True) -> Tensor:
@@ -82,7 +116,7 @@ def _attend(x: Tensor, dropout: float, aggregate: bool = True) -> Tensor:
 
 
 def _irv2(size: int, dropout: float, attention: bool) -> tuple[Tensor, Tensor]:
-    """A batch norm inside block8_9; all that lies beside and after it is cut off."""
+    """Ends at a batch norm inside block8_9."""
     network = keras.applications.InceptionResNetV2(weights=None, input_shape=(size, size, 3))
     x = network.layers[-28].output
     x = _attend(x, dropout) if attention else layers.Dropout(dropout)(layers.ReLU()(x))
@@ -90,14 +124,14 @@ def _irv2(size: int, dropout: float, attention: bool) -> tuple[Tensor, Tensor]:
 
 
 def _densenet201(size: int, dropout: float, attention: bool) -> tuple[Tensor, Tensor]:
-    """The bottleneck inside block 29."""
+    """Ends at the bottleneck inside block 29."""
     network = keras.applications.DenseNet201(weights=None, input_shape=(size, size, 3))
     x = network.layers[-28].output
     return network.input, layers.Flatten()(_attend(x, dropout) if attention else x)
 
 
 def _resnet50(size: int, dropout: float, attention: bool) -> tuple[Tensor, Tensor]:
-    """The whole network; its last two layers are the classifier's."""
+    """The whole network without its last two layers, the classifier."""
     network = keras.applications.ResNet50(weights=None, input_shape=(size, size, 3))
     x = network.layers[-3].output
     x = _attend(x, dropout) if attention else x
@@ -107,7 +141,7 @@ def _resnet50(size: int, dropout: float, attention: bool) -> tuple[Tensor, Tenso
 def _conv(
     x: Tensor, features: int, kernel: Any, name: str = "", initializer: str = "glorot_uniform"
 ) -> Tensor:
-    """Convolution with bias, ReLU, and only then batch norm, which bears the name."""
+    """Convolution with bias, ReLU, then batch norm; the name is the batch norm's."""
     x = layers.Conv2D(
         features, kernel, padding="same", activation="relu", kernel_initializer=initializer
     )(x)
@@ -115,7 +149,7 @@ def _conv(
 
 
 def _resnet34(size: int, dropout: float, attention: bool) -> tuple[Tensor, Tensor]:
-    """By hand: shortcuts are 3×3 convolutions from the third block on, max pools halve."""
+    """Datta et al.'s own: from block 3 on, shortcuts are 3×3 convolutions; max pools halve."""
     images = layers.Input((size, size, 3))
     x = layers.Conv2D(64, 3, strides=2, padding="same", activation="relu")(images)
     x = layers.BatchNormalization(name="conv1")(x)
@@ -134,7 +168,7 @@ def _resnet34(size: int, dropout: float, attention: bool) -> tuple[Tensor, Tenso
 
 
 def _vgg16(size: int, dropout: float, attention: bool) -> tuple[Tensor, Tensor]:
-    """By hand: batch norm, 1×1 convolutions at the ends of blocks, a last pool of 4×4."""
+    """Datta et al.'s own: batch norm, 1×1 convolutions at block ends, a last pool of 4×4."""
     images = x = layers.Input((size, size, 3))
     blocks = ((64, (3, 1)), (128, (3, 1)), (256, (3, 3, 1)), (512, (3, 3, 1)), (512, (3, 3, 1)))
     for block, (features, kernels) in enumerate(blocks, 1):
@@ -152,7 +186,7 @@ def _vgg16(size: int, dropout: float, attention: bool) -> tuple[Tensor, Tensor]:
 
 
 def _isic_5x5(size: int, dropout: float) -> tuple[Tensor, Tensor]:
-    """Without the classifier the same index is a convolution, before its batch norm."""
+    """Ends at a convolution: without the classifier, the same index is one layer earlier."""
     network = keras.applications.InceptionResNetV2(
         include_top=False, weights=None, input_shape=(size, size, 3)
     )
@@ -161,7 +195,7 @@ def _isic_5x5(size: int, dropout: float) -> tuple[Tensor, Tensor]:
 
 
 def _isic_12x12(size: int, dropout: float) -> tuple[Tensor, Tensor]:
-    """Inside block17_18, then six residual units of their own, each with a 1×1 convolution."""
+    """Ends inside block17_18, followed by six residual units, each with a 1×1 convolution."""
     network = keras.applications.InceptionResNetV2(
         include_top=False, weights=None, input_shape=(size, size, 3)
     )
@@ -190,7 +224,7 @@ def _koefler(size: int, dropout: float, attention: bool) -> tuple[Tensor, Tensor
     x = _conv(_conv(x, 512, 3, "conv4"), 512, 3, "conv5")
     if attention:
         attended, _ = SoftAttention(12, name="soft_attention")(x)
-        # The notebook pools this by 1×1, which changes nothing.
+        # The notebook's 1×1 pool has no effect.
         x = layers.Concatenate()([x, layers.MaxPooling2D(1, strides=1)(attended)])
     x = layers.MaxPooling2D(3, strides=1, name="pool5")(x)
     x = layers.ReLU(name="attention")(x) if attention else x
@@ -216,7 +250,7 @@ def _both(name: str, size: int, features: Callable[..., tuple[Tensor, Tensor]]) 
     }
 
 
-#: The published models, by the names that ours have.
+#: The published models; ours have the same names.
 PUBLISHED: dict[str, Published] = {
     **_both("irv2", 299, _irv2),
     **_both("densenet201", 224, _densenet201),
@@ -229,7 +263,7 @@ PUBLISHED: dict[str, Published] = {
     "koefler_cnn_sa": Published(100, functools.partial(_koefler, attention=True)),
 }
 
-#: Networks that Keras has itself, and the size of their images.
+#: Networks of ``keras.applications``, and the size of their images.
 APPLICATIONS: dict[str, tuple[str, int]] = {
     "keras_inception_resnet_v2": ("InceptionResNetV2", 299),
     "keras_inception_v3": ("InceptionV3", 299),
@@ -245,18 +279,18 @@ APPLICATIONS: dict[str, tuple[str, int]] = {
 
 
 def names() -> tuple[str, ...]:
-    """Returns the names that ``build`` knows."""
+    """The names that ``build`` accepts."""
     return (*PUBLISHED, *APPLICATIONS)
 
 
 def image_size(name: str) -> int:
-    """Returns the published height and width of a model's images, in pixels.
+    """The published height and width of a model's images, in pixels.
 
     Raises:
-        InputError: There is no model of that name.
+        InputError: Unknown name.
     """
     if name not in names():
-        raise InputError(f"model is {name!r}, which is no known model{suggestion(name, names())}")
+        raise unknown("model", name, names())
     return PUBLISHED[name].size if name in PUBLISHED else APPLICATIONS[name][1]
 
 
@@ -274,16 +308,16 @@ def build(
     Args:
         name: One of ``names()``.
         classes: Number of classes.
-        weights: A Keras weights file of this very model; without, weights are random.
-        size: Height and width of the images in pixels; the published ones if not given.
-        dropout: Rate of the published models' dropout.
-        softmax: Whether the output is probabilities, as published, and not logits.
+        weights: A Keras weights file of this model; None for random weights.
+        size: Height and width of the images in pixels; None for the published size.
+        dropout: Dropout rate of the published models.
+        softmax: Whether to return probabilities, as published, instead of logits.
 
     Returns:
         A model from normalised images (B, size, size, 3) to logits (B, classes).
 
     Raises:
-        InputError: There is no model of that name.
+        InputError: Unknown name.
     """
     size = size or image_size(name)
     activation = "softmax" if softmax else None

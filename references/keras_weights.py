@@ -1,22 +1,23 @@
-"""Random weights with which a network can be compared with another writing of itself.
+"""Random weights that make two implementations of a network comparable.
 
-What a fresh network has would hide errors: its batch statistics are 0 and 1, its biases 0. So every
-array is drawn here. Batch statistics are those of given images, off by a random share: with others,
-activations would explode or vanish on the way through a deep network. They are those of all of a
-layer's channels together and around 0: normalising each channel by itself makes a network of random
-kernels chaotic, so that it magnifies rounding errors layer by layer, as no trained network does.
+Freshly initialised weights would hide errors: batch statistics are 0 and 1, biases 0. So `draw`
+draws every array at random. Batch statistics are estimated from given images and perturbed; with
+arbitrary ones, activations would explode or vanish in a deep network. They are estimated over all
+channels together and around a mean of 0: normalising each channel separately makes a network with
+random kernels chaotic, so that it amplifies rounding errors layer by layer, which no trained
+network does.
 
-Gradients need one thing more. A network has millions of ReLUs; whatever the images, some of them
-are given values as near to 0 as rounding errors are large. Two correct implementations then differ
-in whether the gradient passes there, and single elements of the gradient by percents. Away from
-these kinks, rounding errors stay rounding errors: so `draw` can shift every channel, once its
-values for the given images are known, until all of them are well above 0 or all well below.
+Gradients need one thing more. For any images, some of a network's millions of ReLUs get inputs
+within rounding error of 0. Two correct implementations then differ in whether the gradient passes,
+and single elements of the gradient differ by per cents. Away from these kinks, rounding errors stay
+small. So `draw` can shift each channel, once its values for the given images are known, until all
+of them are well above 0 or well below.
 
-Training on these images would soon leave that state: Adam's steps are as large as the learning rate
-almost whatever the gradient, and beside He's kernels that is much. With batch norm and the loss of
-a random network it is also chaos: losses after few steps differ by percents between an
-implementation and itself, given images that are one rounding apart. So for training, kernels are
-drawn larger by a factor that batch norm takes out again; only the steps are smaller beside them.
+Training would soon leave that state: Adam's steps are about as large as the learning rate whatever
+the gradient, which is much compared with He-initialised kernels. With batch norm and the loss of a
+random network, training is also chaotic: after a few steps, losses differ by per cents between two
+runs of the same implementation on images that differ by one rounding. So for training, kernels are
+drawn larger by a factor that batch norm cancels, which makes the steps relatively smaller.
 """
 
 from typing import Any, NamedTuple
@@ -24,14 +25,14 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from benchmarks.peers.keras_models import SoftAttention
+from references.keras_models import SoftAttention
 
 Tensor = Any
 
-#: Share of the channels that are above 0 away from the kinks: with fewer, little would reach the
-#: output, with all of them, the network would be linear.
+#: Share of the channels shifted above 0: with fewer, little would reach the output; with all of
+#: them, the network would be linear.
 _POSITIVE = 0.75
-#: Factor of the kernels for training.
+#: Factor on the kernels for training.
 _ENLARGED = 100.0
 
 
@@ -44,15 +45,15 @@ def draw(
 ) -> None:
     """Draws all weights of a model.
 
-    Kernels are He's normal distribution; biases and means are off from 0 by 0.2 standard
-    deviations, variances and scales from 1 by up to a half.
+    Kernels are He-normal; biases and means have a standard deviation of 0.2, variances and scales
+    deviate from 1 by up to a half.
 
     Args:
-        model: A functional model with one input; its variables are assigned to.
-        images: What the batch statistics are taken from, float32 (B, H, W, 3).
-        seed: Of everything.
-        away_from_kinks: Whether no ReLU is to be given values near 0 for these images.
-        training: Whether that is to hold with the batch norm of training, and for some steps of it.
+        model: A functional model with one input; its variables are overwritten.
+        images: Images to estimate the batch statistics from, float32 (B, H, W, 3).
+        seed: Seed of all draws.
+        away_from_kinks: Whether to keep the inputs of all ReLUs away from 0 for these images.
+        training: Whether to do so for batch norm in training mode, and for some training steps.
     """
     rng = np.random.default_rng(seed)
     values: dict[int, Tensor] = {id(model.input): keras.ops.convert_to_tensor(images)}
@@ -82,7 +83,7 @@ def _outputs(layer: keras.Layer) -> list[Tensor]:
 
 
 def _draw_layer(layer: keras.Layer, given: Tensor, rng: np.random.Generator) -> None:
-    """Draws a layer's weights, batch statistics from what it is given."""
+    """Draws a layer's weights; batch statistics are estimated from its input."""
     power = np.mean(np.square(given))
     for variable in layer.trainable_variables + layer.non_trainable_variables:
         shape, name = variable.shape, variable.name
@@ -98,19 +99,19 @@ def _draw_layer(layer: keras.Layer, given: Tensor, rng: np.random.Generator) -> 
         elif name in ("bias", "beta"):
             value = rng.normal(size=shape, scale=0.2)
         else:
-            continue  # The state of a dropout layer's random numbers.
+            continue  # a dropout layer's random state
         variable.assign(value.astype(np.float32))
 
 
 class _Owner(NamedTuple):
-    """The bias that shifts a tensor's channels, and how much it is scaled on the way."""
+    """The bias that shifts a tensor's channels, and the factor between the two."""
 
     bias: keras.Variable
     scale: float = 1.0
 
 
 def _owner(tensor: Tensor, made_by: dict[int, keras.Layer]) -> _Owner | None:
-    layer = made_by.get(id(tensor))
+    layer: Any = made_by.get(id(tensor))
     if isinstance(layer, keras.layers.BatchNormalization):
         return _Owner(layer.beta)
     if isinstance(layer, keras.layers.Conv2D) and layer.use_bias and not _has_relu(layer):
@@ -125,7 +126,7 @@ def _owner(tensor: Tensor, made_by: dict[int, keras.Layer]) -> _Owner | None:
 
 
 def _shift(values: Tensor, rng: np.random.Generator) -> np.ndarray:
-    """What moves each channel to one side of 0, at half a standard deviation's distance."""
+    """The shift that moves each channel to one side of 0, half a standard deviation away."""
     values = np.asarray(values).reshape(-1, values.shape[-1])
     margin = 0.5 * values.std(axis=0) + 0.1
     above, below = margin - values.min(axis=0), -margin - values.max(axis=0)
@@ -135,7 +136,7 @@ def _shift(values: Tensor, rng: np.random.Generator) -> np.ndarray:
 def _move_before(
     layer: keras.Layer, given: Tensor, made_by: dict[int, keras.Layer], rng: np.random.Generator
 ) -> Tensor:
-    """Shifts what a ReLU is given by the bias that it comes from, if it comes from one."""
+    """Shifts a ReLU's input through the bias that produced it, if any."""
     owner = _owner(layer.input, made_by)
     if owner is None:
         return given
@@ -145,7 +146,7 @@ def _move_before(
 
 
 def _move_inside(layer: keras.Layer, given: Tensor, rng: np.random.Generator) -> None:
-    """Shifts what the ReLU inside a convolution or dense layer is given by the layer's bias."""
+    """Shifts the input of a convolution's or dense layer's own ReLU through the layer's bias."""
     layer.activation = keras.activations.linear
     shift = _shift(layer(given), rng)
     layer.activation = keras.activations.relu

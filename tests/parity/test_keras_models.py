@@ -6,10 +6,10 @@ import pytest
 from jaxattn.errors import InputError
 
 keras = pytest.importorskip("keras")
-keras_models = pytest.importorskip("benchmarks.peers.keras_models")
+keras_models = pytest.importorskip("references.keras_models")
 
 
-# What the released notebooks print: all parameters, and those that are trained.
+# Printed by the released notebooks: all parameters, and the trained ones.
 GOLDEN = {
     "irv2_sa": (47_535_287, 47_480_887),
     "irv2": (47_550_631, 47_496_231),
@@ -34,7 +34,7 @@ def count(variables):
 @pytest.mark.parametrize("name", sorted(GOLDEN))
 def test_parameter_counts_are_the_printed_ones(name):
     keras.utils.clear_session()
-    with keras.StatelessScope(initialize_variables=False):  # Shapes are all that is wanted.
+    with keras.StatelessScope(initialize_variables=False):  # only shapes are needed
         model = keras_models.build(name, classes=2 if name.startswith("isic") else 7)
     assert (model.count_params(), count(model.trainable_variables)) == GOLDEN[name]
 
@@ -81,5 +81,5 @@ def test_weights_come_from_a_file(tmp_path):
 
 
 def test_unknown_model_is_named():
-    with pytest.raises(InputError, match="'vgg_16'.*did you mean 'vgg16'"):
+    with pytest.raises(InputError, match="did you mean 'vgg16'.*got 'vgg_16'"):
         keras_models.build("vgg_16")

@@ -1,4 +1,4 @@
-"""The measurement against Keras finds what differs, and passes what does not."""
+"""The comparison with Keras finds differences, and only these."""
 
 import json
 
@@ -8,18 +8,19 @@ import pytest
 keras = pytest.importorskip("keras")
 if keras.backend.backend() != "jax":
     pytest.skip(f"Keras runs on {keras.backend.backend()}, not on JAX", allow_module_level=True)
-parity = pytest.importorskip("benchmarks.parity")
+parity = pytest.importorskip("references.keras_parity")
 
-from benchmarks.peers import keras_ties, keras_weights  # noqa: E402
+from benchmarks.parity import add  # noqa: E402
+from references import keras_ties, keras_weights  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-#: The network that is compiled fastest, at the smallest size it bears.
+#: The network that compiles fastest, at the smallest size it accepts.
 NAME, SIZE = "koefler_cnn_sa", 75
 BOUNDS = parity.BOUNDS
 
 
 class Drawn:
-    """Both sides of the model with weights clear of kinks and ties, and what ours returns."""
+    """The model in Keras and in Flax, with weights away from kinks and ties, and our results."""
 
     def __init__(self):
         self.pair = parity.make_pair(NAME, SIZE)
@@ -31,7 +32,7 @@ class Drawn:
         self.keras = parity.keras_side(self.pair, weighting, list(self.got.outputs))
 
     def compared(self):
-        """What is reported with the Keras model's present weights."""
+        """The differences with the Keras model's current weights."""
         found = parity.compared(self.got, self.keras(self.images))
         return {what: value for what, (value, _) in found.items()}
 
@@ -83,8 +84,8 @@ def bias_of_logits(model):
         (bias_of_logits, {"logits", "endpoints"}),
     ],
 )
-def test_what_is_not_the_same_is_found(drawn, change, wanted):
-    """The Keras model has one array changed that ours has not."""
+def test_a_difference_is_found(drawn, change, wanted):
+    """One array of the Keras model is changed, and not ours."""
     variable, value = change(drawn.pair.keras)
     before = np.array(variable)
     variable.assign(value)
@@ -96,7 +97,7 @@ def test_what_is_not_the_same_is_found(drawn, change, wanted):
 
 
 def test_no_relu_is_near_its_kink(drawn):
-    """What a convolution's ReLU passes is 0, or well above."""
+    """The output of a convolution's ReLU is 0, or well above."""
     convs = convolutions(drawn.pair.keras)
     outputs = keras.Model(drawn.pair.keras.input, [each.output for each in convs])(drawn.images)
     assert len(outputs) == 6
@@ -105,8 +106,8 @@ def test_no_relu_is_near_its_kink(drawn):
         assert 0 < (output == 0).all((0, 1, 2)).sum() < output.shape[-1]
 
 
-def test_training_from_the_same_weights_loses_the_same():
-    """Much closer than the bounds: a pool whose gradient took recomputed values kept those."""
+def test_training_from_the_same_weights_gives_the_same_losses():
+    """Much closer than the bounds, which a max pool with a wrong gradient once met."""
     row = parity.compare_training(NAME, steps=3, batch=8, size=SIZE)
     found = {what: value["difference"] for what, value in row["differences"].items()}
     assert set(found) == {"losses", "statistics", "parameters"}
@@ -114,10 +115,10 @@ def test_training_from_the_same_weights_loses_the_same():
     assert len(row["losses"]) == 3
 
 
-def test_rows_are_added_to_those_of_other_models(tmp_path):
+def test_rows_of_other_models_are_kept(tmp_path):
     out, row = tmp_path / "parity.json", {"model": "vgg16_sa", "size": 64, "seconds": 1.0}
-    parity.add(out, "training", [row])
-    parity.add(out, "training", [row | {"model": "resnet34_sa"}, row | {"seconds": 2.0}])
+    add(out, "training", [row])
+    add(out, "training", [row | {"model": "resnet34_sa"}, row | {"seconds": 2.0}])
     stored = json.loads(out.read_text())["training"]
     assert {name: each["seconds"] for name, each in stored.items()} == {
         "resnet34_sa": 1.0,

@@ -1,9 +1,9 @@
-"""Weights at which a network's max pools have a clear choice.
+"""Weights for which no max pool has a tie.
 
-A max pool passes the gradient to the largest value of each window. Where the second is as near as
-rounding errors are large, two correct implementations may choose differently, and single elements
-of the gradient then differ by percents. Among a million windows there are always some; so the
-kernels of the channels that have them are changed a little, until there are none.
+A max pool passes the gradient to the largest value of each window. Where the second largest is
+within rounding error of it, two correct implementations may choose differently, and single elements
+of the gradient differ by per cents. Among a million windows there always are some. So the kernels
+of the channels concerned are perturbed until none are left.
 """
 
 from collections.abc import Callable
@@ -15,29 +15,29 @@ import keras
 import numpy as np
 from jax import lax
 
-from benchmarks.peers.keras_models import SoftAttention
+from references.keras_models import SoftAttention
 
-#: Two values nearer than this, relative to the largest of all, count as a tie. Endpoints of two
-#: implementations differ by that at most.
+#: Two values nearer than this, relative to the largest of all, are a tie. Endpoints of two
+#: implementations differ by less.
 _NEAR = 3e-6
-#: What is added to a kernel, in its standard deviations: too little to bring any value back to the
-#: kinks that `keras_weights.draw` keeps away from.
+#: Size of a perturbation in standard deviations of the kernel: too small to bring a value back to
+#: the kinks that `keras_weights.draw` avoids.
 _CHANGE = 0.05
 _ROUNDS = 300
-#: Changes after which a channel's ties stay: it is off, and the same whatever its kernel.
+#: Perturbations after which a channel is left alone: it is off, whatever its kernel.
 _TRIES = 25
 
 
 def break_ties(model: keras.Model, images: np.ndarray, seed: int) -> None:
-    """Changes kernels until no max pool of the model has a tie for these images.
+    """Perturbs kernels until no max pool of the model has a tie for these images.
 
     Args:
-        model: A functional model with one input; its kernels are changed here and there.
+        model: A functional model with one input; some of its kernels change.
         images: float32 (B, H, W, 3).
-        seed: Of the changes.
+        seed: Seed of the perturbations.
 
     Raises:
-        RuntimeError: There are still ties after many rounds.
+        RuntimeError: Ties remain after 300 rounds.
     """
     pools = [layer for layer in model.layers if isinstance(layer, keras.layers.MaxPooling2D)]
     pools = [pool for pool in pools if pool.pool_size != (1, 1)]
@@ -46,7 +46,7 @@ def break_ties(model: keras.Model, images: np.ndarray, seed: int) -> None:
     tries = [np.zeros(pool.input.shape[-1], int) for pool in pools]
     for _ in range(_ROUNDS):
         tied = [each & (n < _TRIES) for each, n in zip(find(images), tries, strict=True)]
-        # The first pool that has ties: what is changed before it changes all that follows.
+        # Start at the first pool with ties: a change before it affects all pools after it.
         number = next((i for i, channels in enumerate(tied) if channels.any()), None)
         if number is None:
             return
@@ -57,13 +57,13 @@ def break_ties(model: keras.Model, images: np.ndarray, seed: int) -> None:
             change = rng.normal(size=kernel.shape[:-1], scale=_CHANGE * kernel[..., place].std())
             kernel[..., place] += change
             layer.kernel.assign(kernel)
-    raise RuntimeError(f"{model.name}: max pools have ties after {_ROUNDS} rounds, none wanted")
+    raise RuntimeError(f"{model.name}: max pools still have ties after {_ROUNDS} rounds")
 
 
 def _finder(
     model: keras.Model, pools: list[keras.layers.MaxPooling2D]
 ) -> Callable[[np.ndarray], list[np.ndarray]]:
-    """Which channels of each pool have a tie in any window."""
+    """Makes a function that finds the channels of each pool with a tie in any window."""
     if not pools:
         return lambda images: []
     inner = keras.Model(model.input, [pool.input for pool in pools])
@@ -95,8 +95,8 @@ def _ties(x: jax.Array, pool: keras.layers.MaxPooling2D) -> jax.Array:
             for j in range(columns)
         ]
     )
-    # Equal values are those of a channel that is off, or one value met twice: no rounding error
-    # parts them, and both implementations choose the first.
+    # Equal values come from a channel that is off or from one value seen twice: rounding does not
+    # separate them, and both implementations choose the first.
     first = window.max(0)
     second = jnp.where(window < first, window, -jnp.inf).max(0)
     largest = jnp.abs(jnp.where(jnp.isfinite(x), x, 0)).max()
@@ -106,7 +106,7 @@ def _ties(x: jax.Array, pool: keras.layers.MaxPooling2D) -> jax.Array:
 def _maker(
     tensor: Any, channel: int, made_by: dict[int, Any], rng: np.random.Generator
 ) -> tuple[keras.Layer, int]:
-    """A convolution that has a part in a channel, and its channel there."""
+    """A convolution that contributes to a channel, and the channel of its output that does."""
     layer = made_by[id(tensor)]
     if isinstance(layer, keras.layers.Conv2D):
         return layer, channel
@@ -115,7 +115,7 @@ def _maker(
         while channel >= inputs[0].shape[-1]:
             channel -= inputs.pop(0).shape[-1]
         inputs = inputs[:1]
-    if isinstance(layer, SoftAttention):  # With its maps apart, it repeats the channels.
+    if isinstance(layer, SoftAttention):  # without aggregation it repeats the channels
         channel %= inputs[0].shape[-1]
-    # Of the terms of a sum any: one of them may be off.
+    # Any term of a sum will do, but one of them may be off: choose at random.
     return _maker(inputs[rng.integers(len(inputs))], channel, made_by, rng)

@@ -1,0 +1,188 @@
+r"""Finished runs as a table: over seeds, beside baselines, or beside published numbers.
+
+Runs of one kind (model and type of activations, or the folder's name) are averaged over their
+seeds.
+
+``--kind=seeds`` adds two baselines, fitted on the training part of each run's split: the most
+frequent class, and class-balanced logistic regression on the pixels averaged down to 8×8. If there
+are runs in float32 and in bfloat16, the two are compared: their means must differ by at most two
+standard errors, estimated from the seeds.
+
+    for seed in 0 1 2; do for dtype in float32 bfloat16; do
+      python -m jaxattn.train --config=quickstart --workdir=runs/precision/$dtype$seed \
+        --config.seed=$seed --config.dtype=$dtype --config.epochs=8 --config.cpu_devices=1
+    done; done
+    python -m benchmarks.runs --kind=seeds --name=precision \
+      --runs=$(ls -d runs/precision/* | paste -sd,)
+
+``--kind=gessert`` compares the input strategies of Gessert et al. 2019, ``--kind=yan`` gives tables
+2 and 3 of Yan et al. 2019, from runs whose folders are named after their rows, as
+``configs/gessert2019_small.py`` and ``configs/yan2019.py`` say. Yan's Jaccard indices are of the
+test part if it has masks, else of the validation part, which must have been evaluated too
+(``jaxattn evaluate --split=validation``).
+
+    python -m benchmarks.runs --kind=yan --name=yan2019 --runs=$(ls -d runs/yan2019/* | paste -sd,)
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from benchmarks import measure, tables
+from jaxattn import evaluate, metrics, reference_results, run_dir
+from jaxattn.data import load
+from jaxattn.errors import invalid, unknown
+
+Row = dict[str, Any]
+
+
+class Kind(NamedTuple):
+    """A kind of table.
+
+    Attributes:
+        columns: Path of each column's value in a run's evaluation.
+        note: A remark on the table.
+        percent: Whether to show values in per cent.
+        baselines: Whether to add baselines.
+        published: Whether to add published numbers.
+    """
+
+    columns: dict[str, str]
+    note: str = ""
+    percent: bool = False
+    baselines: bool = False
+    published: bool = False
+
+
+KINDS = {
+    "seeds": Kind(
+        {
+            "balanced accuracy": "metrics/balanced_accuracy",
+            "macro AUC": "metrics/macro/auc",
+            "accuracy": "metrics/accuracy",
+        },
+        baselines=True,
+    ),
+    "gessert": Kind(
+        {
+            "MC-sensitivity": "metrics/balanced_accuracy",
+            "MC-specificity": "metrics/specificity",
+            "F1 (weighted)": "metrics/weighted/f1",
+            "mean AUC": "metrics/macro/auc",
+        },
+        note="One fold, one seed.",
+        percent=True,
+    ),
+    "yan": Kind(
+        {
+            "AP": "target/average_precision",
+            "AUC": "target/auc",
+            "Jaccard attention_pool3": "jaccard/mean/attention_pool3",
+            "Jaccard attention_pool4": "jaccard/mean/attention_pool4",
+            "Jaccard cam": "jaccard/mean/cam",
+        },
+        note="Jaccard indices: the test part, or the validation part if only that has masks. In "
+        "brackets: published, with ImageNet's weights.",
+        published=True,
+    ),
+}
+
+
+def lookup(tree: Any, path: str) -> Any:
+    """The value at a path such as ``metrics/macro/auc``; None if there is none."""
+    for name in path.split("/"):
+        tree = (tree or {}).get(name)
+    return tree
+
+
+def collect(folder: Path, kind: Kind) -> Iterator[Row]:
+    """The row of a run, and those of the baselines on its split.
+
+    Raises:
+        InputError: The run is not finished.
+    """
+    parts = {
+        path.stem: json.loads(path.read_text())
+        for path in (folder / evaluate.FOLDER).glob("*.json")
+    }
+    if "test" not in parts:
+        raise invalid(str(folder), "a finished and evaluated run", "none")
+    result, config = parts["test"], run_dir.read_config(folder)
+    result["jaccard"] = result.get("jaccard") or lookup(parts, "validation/jaccard")
+    spent = (folder / run_dir.LOG).stat().st_mtime - (folder / run_dir.CONFIG).stat().st_mtime
+    seeds = {"seed": config.seed, "split_seed": config.split.seed}
+    name = f"{config.model.name}, {config.dtype}" if kind.baselines else folder.name
+    row = {
+        "row": name,
+        "values": {column: lookup(result, path) for column, path in kind.columns.items()},
+        **seeds,
+        "epochs": config.epochs,
+        "minutes": spent / 60,
+        "model": json.loads(config.model.to_json()),
+        "test_images": result["images"],
+        "device": result["device"],
+        "versions": result["versions"],
+        "metrics": result["metrics"],
+    }
+    if kind.published:
+        found = reference_results.for_run(config, result["dataset"])
+        fields = {column: path.rpartition("/")[2] for column, path in kind.columns.items()}
+        row["reference"] = {column: lookup(found, field) for column, field in fields.items()}
+    yield row
+    for baseline, of in (baselines(config) if kind.baselines else {}).items():
+        values = {column: lookup({"metrics": of}, path) for column, path in kind.columns.items()}
+        yield {"row": baseline, "values": values, **seeds, "metrics": of}
+
+
+def baselines(config: ConfigDict) -> dict[str, Row]:
+    """Metrics of the baselines on the test part of a config's split."""
+    dataset, split = load.load_split(config)
+    labels, records = dataset.labels, dataset.records
+    pixels = np.stack(
+        [
+            np.asarray(Image.fromarray(records[row]["image"]).resize((8, 8), Image.Resampling.BOX))
+            for row in range(len(dataset))
+        ]
+    ).reshape(len(labels), -1)
+    train, test = split["train"], split["test"]
+    regression = make_pipeline(
+        StandardScaler(), LogisticRegression(max_iter=1000, class_weight="balanced", C=0.01)
+    )
+    regression.fit(pixels[train], labels[train])
+    majority = np.bincount(labels[train], minlength=len(dataset.class_names)) / len(train)
+    predictions = {
+        "majority vote": np.tile(majority, (len(test), 1)),
+        "logistic regression, 8x8 pixels": regression.predict_proba(pixels[test]),
+    }
+    return {
+        name: metrics.classification(labels[test], p, dataset.class_names)
+        for name, p in predictions.items()
+    }
+
+
+def run(name: str, runs: tuple[str, ...], kind: str = "seeds") -> None:
+    """Collects the runs and writes the result.
+
+    Args:
+        name: Name of the result file.
+        runs: Folders of finished runs.
+        kind: seeds, gessert or yan.
+    """
+    if kind not in KINDS:
+        raise unknown("--kind", kind, KINDS)
+    of = KINDS[kind]
+    rows = [row for folder in runs for row in collect(Path(folder), of)]
+    result = measure.write("runs", rows, name=name, percent=of.percent, note=of.note)
+    print(tables.runs(result))
+
+
+if __name__ == "__main__":
+    measure.command_line(run)
