@@ -31,7 +31,7 @@ def invalid(field: str, expected: str, given: object) -> InputError:
 
 
 def unknown(field: str, given: object, known: Iterable[str]) -> InputError:
-    """The error for a name that is none of the known ones; suggests the nearest and lists the few."""
+    """The error for an unknown name; suggests the nearest, or lists the known ones."""
     known = sorted(known)
     near = difflib.get_close_matches(str(given), known, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""

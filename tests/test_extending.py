@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import jaxattn
-from jaxattn import evaluate, train
+from jaxattn import evaluate, runtime, train
 from jaxattn.data.load import DATASETS
 from jaxattn.data.samplers import SAMPLERS
 from jaxattn.losses import LOSSES
@@ -45,6 +45,14 @@ def write_photographs(folder: Path) -> None:
                 Image.fromarray(pixels).save(path)
 
 
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Leaves alone what a command would change for the whole process."""
+    monkeypatch.setattr(runtime, "setup", lambda cpu_devices: None)
+    monkeypatch.setattr(train, "signals", lambda: lambda step: False)
+
+
+@pytest.mark.usefixtures("in_this_process")
 def test_one_of_each_kind_from_outside_trains_and_evaluates(my_lab, command, tmp_path):
     write_photographs(tmp_path / "photographs")
     run = tmp_path / "run"
@@ -69,7 +77,6 @@ def test_one_of_each_kind_from_outside_trains_and_evaluates(my_lab, command, tmp
         "--config.evaluation.batch_size=8",
         "--config.steps_per_epoch=2",
         "--config.epochs=1",
-        "--config.cpu_devices=1",
     )
     assert status == 0, err
     assert (run / "report.html").is_file()

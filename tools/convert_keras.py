@@ -16,9 +16,9 @@ import jax
 from absl import flags
 
 from jaxattn import pretrained, run_dir
+from jaxattn.cli import run_main
 from jaxattn.convert import keras, keras_files
 from jaxattn.errors import InputError
-from jaxattn.cli import run_main
 
 _TO = flags.DEFINE_enum("to", "jax", ("jax", "keras"), "What to convert to.")
 _MODEL = flags.DEFINE_string("model", None, "Name of the model; to Keras, DIR says it.")

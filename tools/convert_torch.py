@@ -16,8 +16,8 @@ import jax
 from absl import flags
 
 from jaxattn import pretrained, run_dir
-from jaxattn.convert import torch
 from jaxattn.cli import run_main
+from jaxattn.convert import torch
 
 _MODEL = flags.DEFINE_string("model", None, "Name of the model.", required=True)
 _WEIGHTS = flags.DEFINE_string("weights", None, "What to convert.", required=True)

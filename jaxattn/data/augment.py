@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Shaped, UInt8
 from jaxattn.errors import invalid
 from jaxattn.registry import Registry
 
-#: Weights of red, green and blue in the grey image (ITU-R BT.601, as torchvision has them).
+#: Weights of red, green and blue in the grey image (ITU-R BT.601, as in torchvision).
 GREY = (0.2989, 0.587, 0.114)
 
 
@@ -47,7 +47,7 @@ NORMALISATIONS |= {
 class Augmentation:
     """Ranges to draw from, uniformly and independently for each image.
 
-    Rotation, shift, shear and zoom are those of Keras' ``ImageDataGenerator``.
+    Rotation, shift, shear and zoom are defined as in Keras' ``ImageDataGenerator``.
 
     Attributes:
         rotation: Largest angle to either side, degrees.
@@ -57,7 +57,7 @@ class Augmentation:
         zoom: Largest change of scale, drawn for height and width each: [1 - zoom, 1 + zoom].
         horizontal_flip: Whether half of the images are mirrored left to right.
         vertical_flip: Whether half of the images are mirrored top to bottom.
-        quarter_turns: Whether images are turned by 0, 90, 180 or 270 degrees, all alike often.
+        quarter_turns: Whether images are turned by 0, 90, 180 or 270 degrees, equally often.
         brightness: Pixels are multiplied by a factor in [1 - brightness, 1 + brightness].
         contrast: The same for the distance of each pixel from the image's mean grey.
         saturation: The same for the distance of each pixel from its own grey.
@@ -94,18 +94,18 @@ class Augmentation:
         return tuple(self.shift)
 
     def whole_shifts(self, height: int, width: int) -> tuple[int, int]:
-        """The same in whole pixels."""
+        """The largest shifts in whole pixels."""
         down, across = self.shifts
         return round(down * height), round(across * width)
 
     @property
     def resamples(self) -> bool:
-        """Whether images are read between their pixels."""
+        """Whether images are interpolated."""
         return bool(self.rotation or self.shear or self.zoom)
 
     @property
     def moves(self) -> bool:
-        """Whether any pixel changes its place."""
+        """Whether any pixel moves."""
         flips = self.horizontal_flip or self.vertical_flip or self.quarter_turns
         return bool(self.resamples or any(self.shifts) or flips)
 
@@ -154,9 +154,9 @@ def augment(
 
 
 class Moves(NamedTuple):
-    """What was drawn for each image, in the order in which it acts on a place of the output.
+    """What was drawn for each image, in the order in which it maps a place of the output.
 
-    Pairs are of rows and columns.
+    Pairs are (rows, columns).
     """
 
     flip: Bool[Array, "B 2"]
@@ -168,7 +168,7 @@ class Moves(NamedTuple):
 
 
 def draw(key: Key[Array, ""], count: int, height: int, width: int, ranges: Augmentation) -> Moves:
-    """Draws how each of ``count`` images of ``height`` by ``width`` pixels is to move."""
+    """Draws the moves of ``count`` images of ``height`` x ``width`` pixels."""
     keys = jax.random.split(key, 6)
     uniform = lambda key, *shape: jax.random.uniform(key, (count, *shape), minval=-1.0)  # noqa: E731
     if ranges.resamples:
@@ -248,7 +248,7 @@ def _rotation(angle: Float[Array, " B"]) -> Float[Array, "B 2 2"]:
 def _coordinates(
     affine: Float[Array, "B 2 3"], height: int, width: int
 ) -> tuple[Float[Array, "B H W"], Float[Array, "B H W"]]:
-    """Rows and columns of the input that each pixel of the output shows."""
+    """The row and column of the input for each pixel of the output."""
     centre = jnp.array([(height - 1) / 2, (width - 1) / 2])
     y = jnp.arange(height)[:, None] - centre[0]
     x = jnp.arange(width)[None, :] - centre[1]
@@ -267,7 +267,7 @@ def _read(
 def nearest(
     arrays: Shaped[Array, "B H W *C"], rows: Float[Array, "B h w"], columns: Float[Array, "B h w"]
 ) -> Shaped[Array, "B h w *C"]:
-    """Reads each array at the pixel nearest to the given place, which lies inside it."""
+    """Reads each array at the pixel nearest to each place, all inside the array."""
     whole = lambda place: jnp.round(place).astype(jnp.int32)  # noqa: E731
     return _read(arrays, whole(rows), whole(columns))
 
@@ -275,7 +275,7 @@ def nearest(
 def bilinear(
     arrays: Float[Array, "B H W C"], rows: Float[Array, "B h w"], columns: Float[Array, "B h w"]
 ) -> Float[Array, "B h w C"]:
-    """Reads each array at a place between four pixels, which lies inside it."""
+    """Interpolates each array at places between four pixels, all inside the array."""
     top, left = jnp.floor(rows).astype(jnp.int32), jnp.floor(columns).astype(jnp.int32)
     bottom = jnp.minimum(top + 1, arrays.shape[1] - 1)
     right = jnp.minimum(left + 1, arrays.shape[2] - 1)

@@ -15,14 +15,14 @@ def parse(given: Sequence[str], known: Sequence[str]) -> dict[str, tuple[str, ..
     """Reads ``dataset.classes``.
 
     Args:
-        given: Each a class of the data set, or ``name=a+b`` for some of them under one name.
+        given: Classes of the data set, or ``name=a+b`` to merge some under one name.
         known: The data set's classes.
 
     Returns:
-        The data set's classes that make up each of the model's, in the order given.
+        The data set's classes that make up each of the model's classes, in the given order.
 
     Raises:
-        InputError: A class is unknown or stands there twice, or fewer than two are given.
+        InputError: A class is unknown or given twice, or fewer than two are given.
     """
     if isinstance(given, str):
         raise invalid("dataset.classes", "a tuple of classes", repr(given))
@@ -46,9 +46,7 @@ def parse(given: Sequence[str], known: Sequence[str]) -> dict[str, tuple[str, ..
 
 
 def select(dataset: Dataset, given: Sequence[str]) -> Dataset:
-    """The data set with the classes of ``dataset.classes``; images of all others are left out.
-
-    What is kept and what is left out is logged.
+    """The data set with the classes of ``dataset.classes`` only; logs what is kept and left out.
 
     Args:
         dataset: The data set.

@@ -1,7 +1,7 @@
-"""What the network sees of an image: all of it, one crop, or several (Gessert et al. 2019, II-D).
+"""Crops: what a network sees of an image (Gessert et al. 2019, section II-D).
 
-Crops are cut on the device, inside the jitted step: no pixel is decoded or sent twice, however many
-crops show it. Flips and colours are drawn before, for the whole image.
+Crops are cut on the device, inside the jitted step, from the whole augmented image: no pixel is
+decoded or sent twice, however many crops show it.
 """
 
 import dataclasses
@@ -18,10 +18,10 @@ from jaxattn.errors import invalid, unknown
 STRATEGIES = ("none", "downsampling", "single", "random", "multi", "ordered")
 COUNTS = (1, 4, 5, 9, 16)
 
-#: Pixels along each side of one value in the maps of `Crops.on_image`.
+#: Side in pixels of the square that one value covers in the maps of `Crops.on_image`.
 CELL = 8
 
-# torchvision's RandomResizedCrop: aspect ratios, and how many parts are drawn until one fits.
+# torchvision's RandomResizedCrop: range of width / height, and draws until a part fits the image.
 _RATIOS = (3 / 4, 4 / 3)
 _ATTEMPTS = 10
 
@@ -31,19 +31,21 @@ class Crops:
     """How an image becomes the network's input.
 
     Attributes:
-        strategy: ``none``: the image as it is. ``downsampling``: all of it, resized.
-            ``single``: in training a random part of it, resized (torchvision's
-            ``RandomResizedCrop``); in evaluation its centre, resized. ``random``: in training one
-            random crop, not resized; in evaluation the one in the centre. ``multi``: in training
-            likewise; in evaluation the ordered crops, each classified by itself.
-            ``ordered``: the ordered crops in training and evaluation, seen together by a model that
-            takes ``(B, NC, H, W, 3)``.
-        size: Height and width of what the network sees, pixels: a number or a pair.
-        count: NC, the number of ordered crops, one of ``COUNTS``.
-        dropout: ``ordered``: p_d, the probability with which a crop is black in training.
-        vote: ``multi``: whether crops vote for a class, instead of their probabilities' mean.
-        least_area: ``single``: the smallest part drawn, a share of the image's area.
+        strategy: ``none``: the whole image. ``downsampling``: the whole image, resized.
+            ``single``: a random part, resized (torchvision's ``RandomResizedCrop``); in evaluation
+            the centre, resized. ``random``: a random crop; in evaluation the crop in the centre.
+            ``multi``: a random crop; in evaluation the ordered crops, each classified by itself.
+            ``ordered``: always the ordered crops, seen together by a model that takes
+            ``(B, NC, H, W, 3)``.
+        size: Height and width of the network's input in pixels: one number or a pair.
+        count: Number NC of ordered crops, one of ``COUNTS``.
+        dropout: ``ordered``: probability p_d that training blackens a crop.
+        vote: ``multi``: whether crops vote for a class instead of averaging their probabilities.
+        least_area: ``single``: smallest part to draw, a share of the image's area.
         centre: ``single``: height and width of the centre, a share of the image's.
+
+    Raises:
+        InputError: A field is wrong.
     """
 
     strategy: str = "none"
@@ -67,14 +69,14 @@ class Crops:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Height and width of what the network sees."""
+        """Height and width of the network's input, or of one crop in it."""
         return height_width(self.size, "crops.size")
 
     def input_shape(self, height: int, width: int) -> tuple[int, ...]:
-        """The shape in which the network gets an image of so many pixels.
+        """Shape of the network's input for one image of ``height`` x ``width`` pixels.
 
         Raises:
-            InputError: The crops do not fit into the image.
+            InputError: The crops are larger than the image.
         """
         if self.strategy == "none":
             return height, width, 3
@@ -88,35 +90,33 @@ class Crops:
         pixels: Float[Array, "B H W C"],
         masks: Float[Array, "B H W"] | None = None,
     ) -> tuple[Float[Array, "B *NC h w C"], Float[Array, "B *NC h w"] | None]:
-        """Crops of images and their masks, in training drawn for each image.
+        """The network's input in training, drawn for each image, and its masks, cut alike.
 
         Args:
-            key: Random key.
-            pixels: In [0, 1].
-            masks: In [0, 1], or None.
-
-        Returns:
-            What the network sees of the pixels, and the same part of the masks, resized alike.
+            key: Random key of this step.
+            pixels: Images in [0, 1].
+            masks: Masks in [0, 1], or None.
         """
         if masks is None:
             return self._training(key, pixels), None
-        both = self._training(key, jnp.concatenate([pixels, masks[..., None]], axis=-1))
+        both = jnp.concatenate([pixels, masks[..., None]], axis=-1)  # to be cut at once
+        both = self._training(key, both)
         return both[..., :-1], both[..., -1]
 
     def _training(
-        self, key: Key[Array, ""], pixels: Float[Array, "B H W C"]
+        self, key: Key[Array, ""], arrays: Float[Array, "B H W C"]
     ) -> Float[Array, "B *NC h w C"]:
         if self.strategy == "single":
-            return self._resized(pixels, *self._draw_parts(key, *pixels.shape[:3]))
+            return self._resized(arrays, *self._draw_parts(key, *arrays.shape[:3]))
         if self.strategy in ("random", "multi"):
-            return self._draw_crops(key, pixels)
+            return self._draw_crops(key, arrays)
         if self.strategy == "ordered":
-            kept = jax.random.bernoulli(key, 1 - self.dropout, (len(pixels), self.count))
-            return self._ordered(pixels) * kept[..., None, None, None]
-        return self.evaluation(pixels)
+            kept = jax.random.bernoulli(key, 1 - self.dropout, (len(arrays), self.count))
+            return self._ordered(arrays) * kept[..., None, None, None]
+        return self.evaluation(arrays)
 
     def evaluation(self, pixels: Float[Array, "B H W C"]) -> Float[Array, "inputs *NC h w C"]:
-        """The network's input in evaluation; of ``multi``, the NC crops of an image follow it."""
+        """The network's input in evaluation; with ``multi``, NC consecutive inputs per image."""
         if self.strategy == "ordered":
             return self._ordered(pixels)
         if self.strategy == "multi":
@@ -127,7 +127,7 @@ class Crops:
         return jax.image.resize(part, (len(pixels), *self.shape, pixels.shape[-1]), "linear")
 
     def field(self, height: int, width: int) -> tuple[slice, slice]:
-        """The rows and columns of an image that evaluation looks at, and attention maps cover."""
+        """The rows and columns of an image that evaluation sees and attention maps cover."""
         share = self.centre if self.strategy == "single" else 1.0
         lengths = int(share * height), int(share * width)
         if self.strategy == "random":
@@ -136,7 +136,7 @@ class Crops:
         return slice(top, top + lengths[0]), slice(left, left + lengths[1])
 
     def combine(self, probabilities: Float[Array, "inputs C"]) -> Float[Array, "B C"]:
-        """An image's probabilities: of ``multi``, the mean of its crops', or the votes' shares."""
+        """Probabilities per image; ``multi`` averages over its crops, or counts their votes."""
         if self.strategy != "multi":
             return probabilities
         classes = probabilities.shape[-1]
@@ -147,17 +147,17 @@ class Crops:
     def on_image(
         self, maps: Float[Array, "inputs K h w"], height: int, width: int
     ) -> Float[Array, "B heads rows columns"]:
-        """Puts the attention maps of crops where the crops lie in the image's `field`.
+        """Places the attention maps of crops in the image.
 
         Args:
-            maps: Of ``multi``, K maps of each crop; of ``ordered``, one map of each crop, K = NC;
-                otherwise maps of the field, which stay as they are.
-            height: Of the image, pixels.
-            width: Of the image, pixels.
+            maps: ``multi``: K maps per crop. ``ordered``: one map per crop, K = NC. Otherwise maps
+                of the image's `field`, returned unchanged.
+            height: Height of the image in pixels.
+            width: Width of the image in pixels.
 
         Returns:
-            A value for each ``CELL`` × ``CELL`` pixels of the image: the mean over the crops that
-            show them, 0 where none does.
+            One value per ``CELL`` x ``CELL`` pixels of the image: the mean over the crops that show
+            them, 0 where none does.
         """
         if self.strategy not in ("multi", "ordered"):
             return maps
@@ -183,18 +183,17 @@ class Crops:
         return jnp.stack([pixels[:, y : y + height, x : x + width] for y, x in places], axis=1)
 
     def _draw_crops(
-        self, key: Key[Array, ""], pixels: Float[Array, "B H W C"]
+        self, key: Key[Array, ""], arrays: Float[Array, "B H W C"]
     ) -> Float[Array, "B h w C"]:
-        room = jnp.array(pixels.shape[1:3]) - jnp.array(self.shape) + 1
-        places = jax.random.randint(key, (len(pixels), 2), 0, room)
-        size = (*self.shape, pixels.shape[-1])
-        cut = jax.vmap(lambda x, at: jax.lax.dynamic_slice(x, (*at, 0), size))
-        return cut(pixels, places)
+        room = jnp.array(arrays.shape[1:3]) - jnp.array(self.shape) + 1
+        places = jax.random.randint(key, (len(arrays), 2), 0, room)
+        size = (*self.shape, arrays.shape[-1])
+        return jax.vmap(lambda x, at: jax.lax.dynamic_slice(x, (*at, 0), size))(arrays, places)
 
     def _draw_parts(
         self, key: Key[Array, ""], count: int, height: int, width: int
     ) -> tuple[Float[Array, "B 2"], Float[Array, "B 2"]]:
-        """Top left corner and size of one random part of each image: whole pixels."""
+        """Top left corner and size, in whole pixels, of a random part of each image."""
         of_area, of_ratio, of_corner = jax.random.split(key, 3)
         draws = (count, _ATTEMPTS)
         area = height * width * jax.random.uniform(of_area, draws, minval=self.least_area)
@@ -215,7 +214,7 @@ class Crops:
         corner: Float[Array, "B 2"],
         size: Float[Array, "B 2"],
     ) -> Float[Array, "B h w C"]:
-        """Parts of images, read bilinearly; where they shrink, over as many pixels (antialias)."""
+        """Resizes parts of images, antialiased bilinear."""
 
         def one(image: Array, corner: Array, size: Array) -> Array:
             scale = jnp.array(self.shape) / size
@@ -228,16 +227,16 @@ class Crops:
 
 
 def corners(count: int, image: tuple[int, ...], crop: tuple[int, ...]) -> Int[np.ndarray, "NC 2"]:
-    """Where the ordered crops lie: row and column of their top left pixel.
+    """Row and column of the top left pixel of each ordered crop.
 
-    Of 1, 4, 9 and 16 crops the centres form a square grid, row by row, that runs evenly from half a
-    crop inside one border to half a crop inside the other and is cut down to whole pixels (a single
-    one is the image's centre). Of 5, the first four are those of 4 and the last is the centre.
+    The centres of 1, 4, 9 or 16 crops form an even square grid, in row-major order, from half a
+    crop inside one border to half a crop inside the other, rounded down to whole pixels (a single
+    crop is centred). 5 crops are those 4 and the central one.
 
     Args:
         count: One of ``COUNTS``.
-        image: Height and width, pixels.
-        crop: Likewise, at most as large.
+        image: Height and width in pixels.
+        crop: Height and width in pixels, at most the image's.
 
     Raises:
         InputError: The crop is larger than the image.
@@ -260,6 +259,6 @@ def corners(count: int, image: tuple[int, ...], crop: tuple[int, ...]) -> Int[np
 def _cells(
     places: Int[np.ndarray, " n"], side: int, cells: int
 ) -> tuple[Bool[np.ndarray, " n"], Int[np.ndarray, " n"]]:
-    """Whether places lie in a crop of this length, and in which of its cells (0 outside)."""
+    """Whether places lie in a crop of this length, and in which of its cells, 0 outside."""
     inside = (places >= 0) & (places < side)
     return inside, np.where(inside, places * cells // side, 0)

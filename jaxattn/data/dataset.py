@@ -1,4 +1,4 @@
-"""The form that every data set takes for the rest of the library."""
+"""The interface of a data set to the rest of the library."""
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
@@ -8,29 +8,32 @@ import numpy as np
 
 from jaxattn.errors import invalid
 
-#: The columns of every data set's table, and their types.
+#: The columns of every data set's table and their types.
 COLUMNS: Mapping[str, Any] = {
     "image_id": np.str_,
     "lesion_id": np.str_,
     "label": np.int32,  # index into class_names
-    "dx_type": np.str_,  # how confirmed: consensus, follow_up, confocal, histo; '' unknown
+    # How the diagnosis was confirmed: consensus, follow_up, confocal, histo; '' unknown.
+    "dx_type": np.str_,
     "age": np.float32,  # years; NaN where unknown
     "sex": np.str_,  # female, male, '' unknown
     "localization": np.str_,  # part of the body; '' unknown
     "has_mask": np.bool_,
 }
 
-
-#: The masks that an image may have, and the field of an `Example` that holds each. The table's
-#: column ``has_FIELD`` says which images have one; without such a column, none has.
+#: Kinds of masks, and the field of an `Example` that holds each. The table's boolean column
+#: ``has_FIELD`` says which images have one; without that column none has.
 MASKS: Mapping[str, str] = {"lesion": "mask", "attributes": "attributes"}
 
 
 class Example(TypedDict):
     """One decoded image and its masks.
 
-    ``image`` is uint8 ``(H, W, 3)``, RGB; ``mask`` uint8 ``(H, W)``, 1 where the lesion is;
-    ``attributes`` uint8 ``(H, W)``, one bit for each dermoscopic attribute.
+    Attributes:
+        image: RGB, uint8 ``(H, W, 3)``.
+        mask: uint8 ``(H, W)``, 1 inside the lesion.
+        attributes: uint8 ``(H, W)``, one bit per dermoscopic attribute, see
+            `jaxattn.data.sources.attributes`.
     """
 
     image: np.ndarray
@@ -46,8 +49,8 @@ class Dataset:
         name: Name of the data set.
         class_names: One name per class; a label is an index into it.
         table: The columns of ``COLUMNS``, each of shape ``(N,)``; row i describes record i.
-        records: ``records[i]`` decodes record i, an `Example`. Must be picklable, for loader
-            processes. (Annotated loosely: checking the type of an item would decode an image.)
+        records: ``records[i]`` decodes record i, an `Example`. Picklable, for loader processes.
+            (Annotated loosely: checking the type of an item would decode an image.)
     """
 
     name: str
@@ -59,9 +62,9 @@ class Dataset:
         return len(self.table["label"])
 
     def decoding(self, fields: Collection[str]) -> "Dataset":
-        """The same data set, whose records decode no masks but those of these fields.
+        """The same data set, decoding only these fields of masks.
 
-        Records that get masks for nothing, and have no method ``decoding``, stay as they are.
+        Records without a method ``decoding`` stay as they are: their masks cost nothing.
         """
         if not hasattr(self.records, "decoding"):
             return self
@@ -74,10 +77,10 @@ class Dataset:
 
 
 def height_width(size: Any, field: str = "dataset.image_size") -> tuple[int, int]:
-    """Height and width in pixels, given as one length or as a pair.
+    """Height and width in pixels, given as one number or as a pair.
 
     Raises:
-        InputError: It is neither, or a length is not positive.
+        InputError: It is neither, or a number is not positive.
     """
     lengths = (size, size) if isinstance(size, int) else size
     if (

@@ -1,4 +1,4 @@
-"""Data sets made of another one's images: some of them, in another order, turned or mirrored."""
+"""Data sets derived from another one: a selection of its images, in any order, turned, mirrored."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -9,7 +9,7 @@ from jaxtyping import Int
 
 from jaxattn.data.dataset import Dataset, Example
 
-#: Exact moves of an image and its masks, by name.
+#: Exact moves of an image or a mask, by name.
 MOVES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "same": lambda array: array,
     "clockwise": lambda array: np.rot90(array, -1),
@@ -22,12 +22,12 @@ MOVES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class View(Sequence[Example]):
-    """Records of another sequence, moved when they are read.
+    """Records of another sequence, selected and moved when they are read.
 
     Attributes:
         records: The other sequence.
-        rows: Which of its records each one is.
-        moves: Name of the move in ``MOVES`` of each; empty where none moves.
+        rows: Its record that each one shows.
+        moves: The move of each, a key of ``MOVES``; empty if none moves.
     """
 
     records: Sequence[Any]
@@ -38,7 +38,7 @@ class View(Sequence[Example]):
         return len(self.rows)
 
     def decoding(self, fields: Collection[str]) -> "View":
-        """The same, decoding no masks but these; see `Dataset.decoding`."""
+        """The same, decoding only these masks; see `Dataset.decoding`."""
         decoding = getattr(self.records, "decoding", None)
         return dataclasses.replace(self, records=decoding(fields)) if decoding else self
 
@@ -47,7 +47,7 @@ class View(Sequence[Example]):
         return self.moved(self.records[self.rows[i]], i)
 
     def moved(self, example: Any, index: int) -> Any:
-        """Record ``index``, made of the record of the other sequence that it is a view of."""
+        """Record ``index``, given the record of the other sequence that it shows."""
         if not self.moves:
             return example
         move = MOVES[self.moves[index]]
@@ -55,7 +55,7 @@ class View(Sequence[Example]):
 
 
 def copies(records: Sequence[Any]) -> list[list[int]]:
-    """All positions of a sequence, those together that are views of one record."""
+    """All positions of a sequence, grouped by the record of the other sequence they show."""
     sources = records.rows if isinstance(records, View) else np.arange(len(records))
     order = np.argsort(sources, kind="stable")
     firsts = np.flatnonzero(np.diff(sources[order])) + 1
@@ -63,7 +63,7 @@ def copies(records: Sequence[Any]) -> list[list[int]]:
 
 
 def read(records: Sequence[Any], together: Sequence[int]) -> Iterator[Any]:
-    """The records at some positions that `copies` put together, at the cost of reading one."""
+    """The records of one group of `copies`, decoding only one."""
     if not isinstance(records, View):
         yield from (records[i] for i in together)
         return
@@ -72,6 +72,6 @@ def read(records: Sequence[Any], together: Sequence[int]) -> Iterator[Any]:
 
 
 def take(dataset: Dataset, rows: Int[np.ndarray, " n"], **columns: np.ndarray) -> Dataset:
-    """The data set of some rows, with other columns where they are given."""
+    """The data set of some rows; columns given replace the table's."""
     table = {name: column[rows] for name, column in dataset.table.items()} | columns
     return dataclasses.replace(dataset, table=table, records=View(dataset.records, rows))

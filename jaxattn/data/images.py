@@ -1,4 +1,4 @@
-"""Image and mask files: checked, normalised and encoded on the way in, decoded on the way out."""
+"""Image and mask files: checked and encoded in preparation, decoded in training."""
 
 import io
 import math
@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Bool, Shaped, UInt8
 from PIL import Image
 
-from jaxattn.errors import InputError
+from jaxattn.errors import InputError, invalid
 
-#: Everything that PIL raises on a damaged file (its PNG reader uses SyntaxError and struct's).
+#: Everything that PIL raises for a damaged file (its PNG reader uses SyntaxError and struct's).
 DECODE_ERRORS = (
     OSError,
     SyntaxError,
@@ -23,12 +23,12 @@ DECODE_ERRORS = (
 
 
 def encode_image(path: Path, size: int | None) -> tuple[bytes, tuple[int, int], tuple[int, int]]:
-    """Reads a JPEG file, decodes all of it, and shrinks it where that is asked for.
+    """Reads a JPEG file, decodes it completely, and shrinks it if asked to.
 
     Args:
         path: The file.
-        size: Wanted length of the shorter side in pixels; None, or a length that the image does
-            not exceed, keeps the file's bytes untouched. The aspect ratio is kept.
+        size: Length of the shorter side to shrink to, in pixels; None, or a length that the image
+            does not exceed, keeps the file's bytes. The aspect ratio is kept.
 
     Returns:
         JPEG bytes, the file's ``(width, height)`` and the ``(width, height)`` of those bytes.
@@ -49,8 +49,13 @@ def encode_image(path: Path, size: int | None) -> tuple[bytes, tuple[int, int], 
                 small.save(buffer, "JPEG", quality=95)
                 data = buffer.getvalue()
     except DECODE_ERRORS as error:
-        raise InputError(f"{path}: cannot be decoded ({error}), wanted a whole JPEG") from error
+        raise undecodable(path, "JPEG", error) from error
     return data, given, wanted
+
+
+def undecodable(path: Path, kind: str, error: Exception) -> InputError:
+    """The error for a file that is damaged or of another kind."""
+    return invalid(str(path), f"a complete {kind}", f"a file that cannot be decoded ({error})")
 
 
 def encode_mask(
@@ -58,20 +63,20 @@ def encode_mask(
 ) -> bytes:
     """Reads a binary mask in any PNG flavour and writes it as a one-channel PNG of 0 and 255.
 
-    The threshold is on luminance: masks are found as palette files in which index 0 is white.
+    The threshold is on luminance, because some masks are palette files in which index 0 is white.
 
     Args:
         path: The mask's file.
-        image_path: The image's file, to be named in errors.
-        image_size: ``(width, height)`` of the image's file, whose aspect ratio the mask must have.
+        image_path: The image's file, for errors.
+        image_size: ``(width, height)`` of the image's file; the mask must have its aspect ratio.
         size: ``(width, height)`` to write.
 
     Returns:
         PNG bytes.
 
     Raises:
-        InputError: The mask cannot be decoded completely, is of another aspect ratio than its
-            image, or is neither black nor white.
+        InputError: The mask cannot be decoded completely, has another aspect ratio than its image,
+            or is not black and white.
     """
     binary = read_mask(path)
     check_aspect(binary, path, image_path, image_size)
@@ -79,34 +84,31 @@ def encode_mask(
 
 
 def read_mask(path: Path) -> Bool[np.ndarray, "H W"]:
-    """Reads a binary mask in any PNG flavour, as `encode_mask` does."""
+    """Reads a binary mask in any PNG flavour, see `encode_mask`."""
     try:
         with Image.open(path, formats=("PNG",)) as file:
-            # 16-bit files keep their range: converting them to 8 bits would clip, not scale.
+            # 16-bit files keep their range: converting to 8 bits would clip, not scale.
             deep = file.mode.startswith("I")
             luminance = np.asarray(file if deep else file.convert("L"))
     except DECODE_ERRORS as error:
-        raise InputError(f"{path}: cannot be decoded ({error}), wanted a whole PNG") from error
+        raise undecodable(path, "PNG", error) from error
     white = 65535 if deep else 255
     binary = luminance > white // 2
     if luminance.any() and not binary.any():
-        raise InputError(
-            f"{path}: the brightest pixel is {luminance.max()} of {white}, wanted black and white"
-        )
+        given = f"a brightest pixel of {luminance.max()} out of {white}"
+        raise invalid(str(path), "black and white", given)
     return binary
 
 
 def check_aspect(
     mask: Shaped[np.ndarray, "H W"], path: Path, image_path: Path, image_size: tuple[int, int]
 ) -> None:
-    """Raises InputError where a mask is of another aspect ratio than its image."""
+    """Raises InputError if a mask has another aspect ratio than its image."""
     (height, width), (image_width, image_height) = mask.shape, image_size
-    # Rounding either side to whole pixels moves the product by at most half the perimeter's half.
+    # Rounding to whole pixels changes the difference by at most a quarter of the perimeter.
     if abs(width * image_height - height * image_width) > (image_width + image_height) / 2:
-        raise InputError(
-            f"{path} is {width}x{height} and its image {image_path} is "
-            f"{image_width}x{image_height}, wanted the same aspect ratio"
-        )
+        expected = f"the aspect ratio of its image {image_path} ({image_width}x{image_height})"
+        raise invalid(str(path), expected, f"{width}x{height}")
 
 
 def encode_values(values: UInt8[np.ndarray, "H W"], size: tuple[int, int]) -> bytes:
@@ -122,7 +124,7 @@ def resize_values(
 
 
 def blank_mask() -> bytes:
-    """Returns the PNG of one black pixel, which stands for a mask where there is none."""
+    """The PNG of one black pixel, stored for images without a mask."""
     return _png(Image.new("L", (1, 1)))
 
 
@@ -133,8 +135,9 @@ def decode_image(
 
     Args:
         data: The file.
-        size: Height and width to squash the image to, by antialiased bilinear; None for its own.
-        centre: With a size: only the square in the middle is taken whose sides are so much of the
+        size: Height and width to resize to, antialiased bilinear, whatever the aspect ratio; None
+            for the image's own.
+        centre: With a size: the square to cut out of the middle first, its side a share of the
             image's shorter side; 0 for the whole image.
     """
     with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
@@ -155,14 +158,14 @@ def resize_image(
 def decode_mask(
     data: bytes, size: tuple[int, int] | None, centre: float = 0.0
 ) -> UInt8[np.ndarray, "H W"]:
-    """Decodes a mask to {0, 1}; as `decode_image`, but by nearest neighbour."""
+    """Decodes a mask to {0, 1}, like `decode_image` but by nearest neighbour."""
     return (decode_values(data, size, centre) > 127).astype(np.uint8)
 
 
 def decode_values(
     data: bytes, size: tuple[int, int] | None, centre: float = 0.0
 ) -> UInt8[np.ndarray, "H W"]:
-    """Decodes what `encode_values` wrote; as `decode_mask`."""
+    """Decodes what `encode_values` wrote, like `decode_image` but by nearest neighbour."""
     with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
         if size is None:
             return np.asarray(image)
@@ -177,9 +180,9 @@ def _resized(
     spare: int,
     centre: float = 0.0,
 ) -> Image.Image:
-    """Decodes at 1/2, 1/4 or 1/8, down to ``spare`` times the wanted size, and filters the rest."""
+    """Decodes at 1/2, 1/4 or 1/8, but at least ``spare`` times the size, and resizes the rest."""
     left, top, right, bottom = _middle((0, 0, *image.size), centre)
-    # What is cut off makes the image that has to be decoded larger than the one wanted.
+    # The image to decode is larger than the part of it that is kept.
     width = math.ceil(spare * size[0] * image.width / (right - left))
     height = math.ceil(spare * size[1] * image.height / (bottom - top))
     drafted = image.draft("RGB", (width, height))
@@ -194,7 +197,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _middle(box: tuple[Any, ...], centre: float) -> tuple[Any, Any, Any, Any]:
-    """The square in the middle of a box, ``centre`` times its shorter side; 0 for all of it."""
+    """The square in the middle of a box, its side ``centre`` of the shorter side; 0: the box."""
     left, top, right, bottom = box
     if centre:
         width, height = right - left, bottom - top

@@ -24,10 +24,10 @@ LEAKS: Mapping[str, str] = {
     "training and in testing",
 }
 
-#: Protocols of which the test part is the validation part as well.
+#: Protocols whose validation part is the test part.
 SELECT_ON_TEST = ("select_on_test", "koefler")
 
-#: The class of which Köfler 2023 copies no image.
+#: The class whose images Köfler 2023 does not copy.
 _NOT_COPIED = "nv"
 
 
@@ -38,7 +38,7 @@ def check(leak: str) -> None:
 
 
 def copies(dataset: Dataset, leak: str) -> Dataset:
-    """The data set with the copies that a protocol makes before it splits.
+    """The data set with the copies that a protocol makes before splitting.
 
     Args:
         dataset: The data set.
@@ -46,8 +46,8 @@ def copies(dataset: Dataset, leak: str) -> Dataset:
             (Köfler 2023); other protocols make none.
 
     Returns:
-        The data set. A copy's image_id is that of its image, a plus and the move; the further
-        column ``source`` has the image's. Nothing is stored twice.
+        The data set. A copy's image_id is ``IMAGE_ID+MOVE``; the further column ``source`` has the
+        image_id of the original. Nothing is stored twice.
 
     Raises:
         InputError: Unknown protocol, or there is no class nv.
@@ -74,9 +74,9 @@ def copies(dataset: Dataset, leak: str) -> Dataset:
 
 
 def draw_koefler(dataset: Dataset) -> dict[str, Int[np.ndarray, " rows"]]:
-    """67 % for training and 33 % for testing, by class, as Köfler 2023 draws the copied data set.
+    """67 % of the copied data set for training and 33 % for testing, by class (Köfler 2023).
 
-    The order of images that the published draw had is unknown; here it is that of their ids.
+    The image order of the published draw is unknown; this draw sorts images by their ids.
     """
     from sklearn.model_selection import train_test_split  # imports slowly
 
@@ -91,8 +91,8 @@ def measure(dataset: Dataset, split: Mapping[str, Int[np.ndarray, " rows"]]) -> 
     """How much of the test part is in the training part too.
 
     Returns:
-        The share of test images in [0, 1] whose lesion is in training (``lesion``), and of those
-        which are in training themselves, perhaps moved (``image``).
+        Shares of the test images, in [0, 1]: ``lesion``, whose lesion is in training, and
+        ``image``, which are in training themselves, perhaps moved.
     """
     columns = {"lesion": dataset.table["lesion_id"]}
     columns["image"] = dataset.table.get("source", dataset.table["image_id"])

@@ -1,16 +1,15 @@
-"""Batches of a sampler on the devices: held there as uint8, or streamed by Grain.
+"""Batches on the devices: images held there as uint8, or streamed by Grain.
 
-Both give the same batches in the same order from any step on, so a loader has no state to save.
+Both give the same batches in the same order from any step on, so no loader state needs saving.
 """
 
 import collections
 import functools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import grain
 import jax
 import numpy as np
 from absl import flags
@@ -23,14 +22,14 @@ from jaxattn.data.samplers import Sampler
 from jaxattn.errors import unknown
 from jaxattn.runtime import devices
 
-LOADERS = ("auto", "in_memory", "grain")
+LOADERS = ("in_memory", "grain", "auto")
 
-#: ``auto`` keeps the images on the device up to this share of its memory, or on a CPU, whose size
-#: is not known, up to this many bytes.
-MEMORY_SHARE = 0.3
-MEMORY_BYTES = 1 << 30
+#: ``auto`` holds the images on the device up to this share of its memory, or up to this many bytes
+#: if the device does not report its memory (a CPU).
+IN_MEMORY_SHARE = 0.3
+IN_MEMORY_BYTES = 1 << 30
 
-#: Threads that decode streamed images; more would wait for Python's lock.
+#: Most threads that decode streamed images; more would wait for Python's lock.
 MOST_THREADS = 16
 
 Batch = dict[str, jax.Array]
@@ -50,12 +49,13 @@ class Loader:
         """Reads nothing yet.
 
         Args:
-            dataset: Its records are of ``image_size``.
-            image_size: Height and width of all images, one length or two.
-            config: ``config.loader``: name (one of ``LOADERS``) and workers (processes that decode
-                streamed images; 0 for threads of this one).
+            dataset: Its records have ``image_size``.
+            image_size: Height and width of all images, one number or a pair.
+            config: ``config.loader``: name, one of ``LOADERS``, and workers, the processes that
+                decode streamed images; 0 for threads of this process.
             mesh: The devices.
-            masks: Which of `dataset.MASKS` to load with the images; '' for none.
+            masks: Which of `dataset.MASKS` comes with the images; '' for none, which saves decoding
+                them.
 
         Raises:
             InputError: Unknown loader or masks.
@@ -71,112 +71,125 @@ class Loader:
 
     @functools.cached_property
     def data(self) -> Mapping[str, jax.Array]:
-        """What the steps read beside each batch.
+        """What the steps read in addition to each batch.
 
         Returns:
             ``{"image": uint8 (N, H, W, 3)}`` on every device, with ``"mask": uint8 (N, H, W)`` in
-            {0, 1} where masks are wanted, or ``{}`` where images are streamed. Each batch then
-            says in ``has_mask`` which images have one; the others' are 0.
+            {0, 1} if masks were asked for; ``{}`` if images are streamed. Masks are 0 for images
+            without one; the bool ``has_mask`` of each batch tells which.
         """
         channels = 4 if self._masks else 3
         size = len(self._dataset) * self._shape[0] * self._shape[1] * channels
         name = self._config.name
-        if name == "grain" or (name == "auto" and size > _room()):
+        if name == "grain" or (name == "auto" and size > _in_memory_limit()):
             return {}
         arrays = decode_all(self._dataset, self._shape, self._masks)
         return devices.put_replicated(self._mesh, arrays)
 
     def training(self, sampler: Sampler, first: int, last: int) -> Iterator[Batch]:
-        """The batches of the steps ``first`` to ``last - 1`` of a sampler."""
-        local = sampler.batch_size // jax.process_count()
-        return self._batches(sampler, local, sampler.batch_size, first, last)
+        """The sampler's batches of the steps ``first`` to ``last - 1``."""
+        return self._batches(sampler, sampler.batch_size, first, last)
 
     def evaluation(self, rows: np.ndarray, batch_size: int) -> Iterator[Batch]:
-        """All rows in order, the last batch filled up with its last row."""
+        """All rows in order; the last batch is padded with its last row."""
         steps = -(-len(rows) // batch_size)
         padded = np.pad(rows, (0, steps * batch_size - len(rows)), mode="edge")
-        local = batch_size // jax.process_count()
-        return self._batches(padded, local, batch_size, 0, steps)
+        return self._batches(padded, batch_size, 0, steps)
 
     def _batches(
-        self, rows: "Sampler | np.ndarray", local: int, size: int, first: int, last: int
+        self, rows: Sampler | np.ndarray, batch_size: int, first: int, last: int
     ) -> Iterator[Batch]:
-        dataset, masks, slots = self._dataset, self._masks, _Slots(rows, local, size)
-        batches: Iterator[dict[str, np.ndarray]]
+        local_rows = _LocalRows(rows, batch_size)
+        batches: Iterable[dict[str, np.ndarray]]
         if self.data:
-            batches = (_columns(dataset, masks, slots[step]) for step in range(first, last))
+            batches = (
+                _describe(self._dataset, self._masks, local_rows[step])
+                for step in range(first, last)
+            )
         else:
-            batches = self._stream(_Batches(dataset, self._shape, masks, slots, last), first)
+            source = _DecodedBatches(self._dataset, self._shape, self._masks, local_rows, last)
+            batches = self._stream(source, first)
         return _prefetch(devices.put_batch(self._mesh, batch) for batch in batches)
 
-    def _stream(self, batches: "_Batches", first: int) -> Iterator[dict[str, np.ndarray]]:
-        # Twice the cores, for what waits for the disk. All that is decoded ahead is in memory.
+    def _stream(self, source: "_DecodedBatches", first: int) -> Iterator[dict[str, np.ndarray]]:
+        import grain  # imports slowly
+
+        # Twice the cores, as some wait for the disk. All that is decoded ahead is in memory.
         workers = self._config.workers
         threads = 0 if workers else min(MOST_THREADS, 2 * (os.cpu_count() or 1))
-        stream = grain.MapDataset.source(batches)[first:].to_iter_dataset(
+        stream = grain.MapDataset.source(source)[first:].to_iter_dataset(
             grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)
         )
         if workers:
-            if not flags.FLAGS.is_parsed():  # Grain reads flags, which a notebook has not parsed
+            if not flags.FLAGS.is_parsed():  # Grain reads flags; a notebook has not parsed any
                 flags.FLAGS.mark_as_parsed()
             stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
         return iter(stream)
 
 
-class _Slots:
-    """The rows of this host's slots of each batch."""
+class _LocalRows:
+    """The rows of each batch that this host loads, int32."""
 
-    def __init__(self, rows: "Sampler | np.ndarray", local: int, size: int):
-        self._rows, self._size = rows, size
-        self._own = range(jax.process_index() * local, (jax.process_index() + 1) * local)
+    def __init__(self, rows: Sampler | np.ndarray, batch_size: int):
+        self._rows, self._batch_size = rows, batch_size
+        count = batch_size // jax.process_count()
+        self._slots = range(jax.process_index() * count, (jax.process_index() + 1) * count)
 
     def __getitem__(self, step: int) -> np.ndarray:
-        return np.array([self._rows[step * self._size + i] for i in self._own], dtype=np.int32)
+        first = step * self._batch_size
+        return np.array([self._rows[first + slot] for slot in self._slots], dtype=np.int32)
 
 
-class _Batches:
-    """This host's part of each batch, decoded: the random access that Grain reads from.
+class _DecodedBatches:
+    """This host's part of each batch, decoded: the random-access source that Grain reads.
 
-    Whole batches rather than images: they are written where they stay, and what Grain does for
-    each of its elements costs a quarter of decoding a small image.
+    It reads whole batches rather than images, so that no image is copied and Grain's overhead per
+    element, a quarter of decoding a small image, is paid once per batch.
     """
 
     def __init__(
-        self, dataset: Dataset, shape: tuple[int, int], masks: str, slots: _Slots, last: int
+        self,
+        dataset: Dataset,
+        shape: tuple[int, int],
+        masks: str,
+        local_rows: _LocalRows,
+        steps: int,
     ):
         self._dataset, self._shape, self._masks = dataset, shape, masks
-        self._slots, self._last = slots, last
+        self._local_rows, self._steps = local_rows, steps
 
     def __len__(self) -> int:
-        return self._last
+        return self._steps
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        rows = self._slots[step]
-        arrays = _empty(len(rows), self._shape, self._masks)
+        rows = self._local_rows[step]
+        arrays = _allocate(len(rows), self._shape, self._masks)
         for place, row in enumerate(rows.tolist()):
-            _put(arrays, place, self._dataset.records[row], self._masks)
-        return _columns(self._dataset, self._masks, rows) | arrays
+            _fill(arrays, place, self._dataset.records[row], self._masks)
+        return _describe(self._dataset, self._masks, rows) | arrays
 
 
-def _columns(dataset: Dataset, masks: str, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """What a batch holds beside pixels."""
-    columns = {"row": rows, "label": dataset.labels[rows]}
+def _describe(dataset: Dataset, masks: str, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """``row``, ``label`` and, with masks, ``has_mask`` of some rows."""
+    batch = {"row": rows, "label": dataset.labels[rows]}
     if masks:
         has_mask = dataset.table.get(f"has_{masks}", np.zeros(len(dataset), np.bool_))
-        columns["has_mask"] = has_mask[rows]
-    return columns
+        batch["has_mask"] = has_mask[rows]
+    return batch
 
 
-def _empty(count: int, shape: tuple[int, int], masks: str) -> dict[str, np.ndarray]:
+def _allocate(count: int, shape: tuple[int, int], masks: str) -> dict[str, np.ndarray]:
+    """Arrays for ``count`` images and, with masks, their masks."""
     arrays = {"image": np.empty((count, *shape, 3), np.uint8)}
     if masks:
         arrays["mask"] = np.empty((count, *shape), np.uint8)
     return arrays
 
 
-def _put(
+def _fill(
     arrays: Mapping[str, np.ndarray], place: int, example: Mapping[str, Any], masks: str
 ) -> None:
+    """Copies an example into arrays of `_allocate`."""
     arrays["image"][place] = example["image"]
     if masks:
         arrays["mask"][place] = example[masks] > 0 if masks in example else 0
@@ -185,32 +198,32 @@ def _put(
 def decode_all(
     dataset: Dataset, image_size: int | tuple[int, int], masks: str = ""
 ) -> dict[str, np.ndarray]:
-    """All images of a data set; of copies, the image that they are copies of is decoded once.
+    """Decodes all images of a data set; an image with copies is decoded once.
 
     Args:
         dataset: The data set.
-        image_size: Height and width of its images, one length or two.
-        masks: Field of the masks to decode too, see `dataset.MASKS`; '' for none.
+        image_size: Height and width of its images, one number or a pair.
+        masks: Field of the masks to decode too, a value of `dataset.MASKS`; '' for none.
 
     Returns:
-        ``image`` uint8 ``(N, H, W, 3)`` and, where it is asked for, ``mask`` uint8 ``(N, H, W)`` in
-        {0, 1}.
+        ``image`` uint8 ``(N, H, W, 3)`` and, with masks, ``mask`` uint8 ``(N, H, W)`` in {0, 1}.
     """
-    arrays = _empty(len(dataset), height_width(image_size), masks)
+    arrays = _allocate(len(dataset), height_width(image_size), masks)
 
     def decode(rows: list[int]) -> None:
         for row, example in zip(rows, derived.read(dataset.records, rows), strict=True):
-            _put(arrays, row, example, masks)
+            _fill(arrays, row, example, masks)
 
     with ThreadPoolExecutor() as pool:
         collections.deque(pool.map(decode, derived.copies(dataset.records)), maxlen=0)
     return arrays
 
 
-def _room() -> float:
+def _in_memory_limit() -> float:
+    """Bytes of images that ``auto`` holds on the device."""
     device = jax.local_devices()[0]
     stats = device.memory_stats() if device.platform != "cpu" else None
-    return MEMORY_SHARE * stats["bytes_limit"] if stats else float(MEMORY_BYTES)
+    return IN_MEMORY_SHARE * stats["bytes_limit"] if stats else float(IN_MEMORY_BYTES)
 
 
 def _prefetch(batches: Iterator[Batch], count: int = 2) -> Iterator[Batch]:

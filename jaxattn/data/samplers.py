@@ -1,9 +1,10 @@
-"""Samplers: which image goes into which slot of which batch, decided before any pixel is read.
+"""Samplers: which image goes into which slot of which batch, as integers.
 
-A sampler is a pure function of ``(labels, seed, pass)``. A *pass* is one reading of the balanced
-training list in a new order. Passes follow each other without a gap, so a batch may hold the end of
-one and the start of the next, and no image is dropped. An *epoch* is a number of steps, set by the
-user: Datta et al. 2021 call 919 batches an epoch, about a quarter of their list.
+The order is a pure function of the labels, the seed and the number of the pass, and is known before
+any pixel is read. A *pass* goes once through the (balanced) training images, in a new order. Passes
+follow each other without a gap: a batch may hold the end of one and the start of the next, and no
+image is dropped. An *epoch* is a number of steps that the config sets: Datta et al. 2021 use 919
+batches, about a quarter of their list.
 
 To add a sampler, register a function that returns the order of one pass::
 
@@ -28,12 +29,12 @@ from jaxattn.registry import Registry
 
 @dataclasses.dataclass(frozen=True)
 class Draw:
-    """What a pass depends on beside the labels.
+    """What a pass depends on in addition to the labels.
 
     Attributes:
         seed: Seed of every order.
         index: Number of the pass.
-        per_class: ``equal``: images of each class in one pass; 0 for the mean count of a class.
+        per_class: ``equal``: images of each class in a pass; 0 for the mean class size.
         factors: Multiplies the count of each class, by label; () for 1.
         options: ``config.sampler.options``, for samplers registered elsewhere.
     """
@@ -45,7 +46,7 @@ class Draw:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-#: Samplers by name: ``(labels, draw) -> positions into labels``, as many in every pass.
+#: Samplers by name: ``(labels, draw) -> positions into labels``. All passes are equally long.
 SAMPLERS: Registry[Callable[[Int[np.ndarray, " n"], Draw], Int[np.ndarray, " slots"]]] = Registry(
     "sampler.name"
 )
@@ -60,57 +61,51 @@ def natural(labels: Int[np.ndarray, " n"], draw: Draw) -> Int[np.ndarray, " slot
 @SAMPLERS.register("oversample")
 def oversample(labels: Int[np.ndarray, " n"], draw: Draw) -> Int[np.ndarray, " slots"]:
     """Every class as often as the largest."""
-    return _by_count(labels, int(_present(labels).max()), draw)
+    return _by_count(labels, int(_class_sizes(labels).max()), draw)
 
 
 @SAMPLERS.register("undersample")
 def undersample(labels: Int[np.ndarray, " n"], draw: Draw) -> Int[np.ndarray, " slots"]:
     """Every class as often as the smallest."""
-    return _by_count(labels, int(_present(labels).min()), draw)
+    return _by_count(labels, int(_class_sizes(labels).min()), draw)
 
 
 @SAMPLERS.register("equal")
 def equal(labels: Int[np.ndarray, " n"], draw: Draw) -> Int[np.ndarray, " slots"]:
     """Every class ``per_class`` times: over- and undersampling (Datta et al. 2021, section 3.1)."""
-    if draw.per_class < 0:
-        raise invalid("sampler.per_class", "a number of at least 0", draw.per_class)
-    return _by_count(labels, draw.per_class or round(_present(labels).mean()), draw)
+    return _by_count(labels, draw.per_class or round(_class_sizes(labels).mean()), draw)
 
 
 @SAMPLERS.register("balanced_batches")
 def balanced_batches(labels: Int[np.ndarray, " n"], draw: Draw) -> Int[np.ndarray, " slots"]:
-    """Classes take turns, slot by slot (Gessert et al. 2019, section II-F).
+    """The classes take turns, slot by slot, across passes (Gessert et al. 2019, section II-F).
 
-    Each batch holds every class equally often, or once more. A class's images are shuffled again
-    whenever each has had its turn, wherever a pass ends. A pass has as many slots as images.
+    Each batch holds every class equally often, or once more. A pass has as many slots as there are
+    images. The images of a class are reshuffled whenever all of them have been used, wherever a
+    pass ends.
     """
     classes = np.unique(labels)
-    turns = classes[np.arange(len(labels)) % len(classes)]
-    length = int(_scaled(np.bincount(turns), draw).sum())
+    turns = np.bincount(classes[np.arange(len(labels)) % len(classes)])
+    length = int(_scaled(turns, draw).sum())
     slots = np.arange(draw.index * length, (draw.index + 1) * length)
     turn, whose = np.divmod(slots, len(classes))
     positions = np.empty(length, np.int64)
     for i, label in enumerate(classes.tolist()):
-        members = np.flatnonzero(labels == label)
-        cycle, place = np.divmod(turn[whose == i], len(members))
-        first = cycle[0] if len(cycle) else 0
-        orders = [
-            members[shuffled(len(members), draw.seed, c, label + 1)]
-            for c in np.unique(cycle).tolist()
-        ]
-        positions[whose == i] = [
-            orders[c - first][p] for c, p in zip(cycle.tolist(), place.tolist(), strict=True)
-        ]
+        members, own = np.flatnonzero(labels == label), np.flatnonzero(whose == i)
+        cycle, place = np.divmod(turn[own], len(members))
+        for c in np.unique(cycle).tolist():
+            order = members[shuffled(len(members), draw.seed, c, label + 1)]
+            positions[own[cycle == c]] = order[place[cycle == c]]
     return positions
 
 
-def _present(labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " classes"]:
-    """The counts of the classes that have images."""
-    counts = np.bincount(labels)
-    return counts[counts > 0]
+def _class_sizes(labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " classes"]:
+    """Images of each class that has any."""
+    return np.unique(labels, return_counts=True)[1]
 
 
 def _scaled(counts: np.ndarray, draw: Draw) -> Int[np.ndarray, " classes"]:
+    """The count of each class times its factor, rounded."""
     if not draw.factors:
         return counts
     return np.rint(counts * np.array(draw.factors[: len(counts)])).astype(int)
@@ -119,14 +114,13 @@ def _scaled(counts: np.ndarray, draw: Draw) -> Int[np.ndarray, " classes"]:
 def _by_count(
     labels: Int[np.ndarray, " n"], wanted: np.ndarray | int, draw: Draw
 ) -> Int[np.ndarray, " slots"]:
-    """A shuffled list in which each class stands ``wanted`` times its factor.
+    """So many images of each class, times its factor, in random order.
 
-    An image is used at most once more than another of its class; which ones is drawn in each pass.
+    An image is used at most once more than another of its class; each pass draws which ones are.
     """
-    counts = np.bincount(labels)
-    wanted = _scaled(np.broadcast_to(wanted, counts.shape), draw)
-    chosen = [np.zeros(0, np.int64)]
-    for label in np.flatnonzero(counts).tolist():
+    wanted = _scaled(np.broadcast_to(wanted, labels.max() + 1), draw)
+    chosen = []
+    for label in np.unique(labels).tolist():
         members = np.flatnonzero(labels == label)
         # + 1: a SeedSequence ignores a trailing 0.
         members = members[shuffled(len(members), draw.seed, draw.index, label + 1)]
@@ -136,29 +130,33 @@ def _by_count(
 
 
 def shuffled(count: int, *seeds: int) -> Int[np.ndarray, " count"]:
-    """A permutation of ``range(count)`` that is a pure function of the seeds.
+    """A permutation of ``range(count)``, a pure function of the seeds.
 
-    It sorts raw bits of a bit generator, which NumPy keeps stable for ever, unlike ``permutation``.
+    It sorts the raw bits of a bit generator: NumPy guarantees those across versions, but not the
+    result of ``permutation``.
     """
     bits = np.random.PCG64(np.random.SeedSequence(seeds)).random_raw(count)
     return np.argsort(bits, kind="stable")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(eq=False)
 class Sampler:
-    """An endless, random-access sequence of batches of rows.
+    """An endless sequence of batches of rows, with random access.
 
     Attributes:
-        rows: Rows of the data set that may be used, int ``(n,)``.
+        rows: Rows of the data set to draw from, int ``(n,)``.
         labels: Their classes, int ``(n,)``.
-        batch_size: Slots in a batch, over all devices and hosts.
+        batch_size: Slots of a batch, over all devices and hosts.
         seed: Seed of every order.
         name: One of ``SAMPLERS``.
         per_class: See `Draw`.
         factors: See `Draw`.
-        drop_last: Whether a pass leaves out the images that would not fill its last batch, others
-            in each pass, so that every pass starts with a batch (PyTorch's ``drop_last``).
+        drop_last: Whether a pass leaves out the images that do not fill its last batch, so that
+            every pass starts a batch (PyTorch's ``drop_last``).
         options: See `Draw`.
+
+    Raises:
+        InputError: An argument is wrong, or a pass does not fill a batch.
     """
 
     rows: Int[np.ndarray, " n"]
@@ -170,6 +168,8 @@ class Sampler:
     factors: tuple[float, ...] = ()
     drop_last: bool = False
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    # Number and order of the last pass used. One is kept, so that memory stays bounded.
+    _last: tuple[int, np.ndarray] | None = dataclasses.field(default=None, init=False, repr=False)
 
     @classmethod
     def make(cls, config: ConfigDict, dataset: Dataset, rows: Int[np.ndarray, " n"]) -> "Sampler":
@@ -193,39 +193,37 @@ class Sampler:
             raise invalid("sampler", "at least one training image", "none")
         if self.batch_size < 1:
             raise invalid("batch_size", "at least 1", self.batch_size)
+        if self.per_class < 0:
+            raise invalid("sampler.per_class", "a number of at least 0", self.per_class)
         if not self.pass_length:
-            images = len(self.pass_order(0))
+            images = len(self.order(0))
             raise invalid("sampler", f"a pass of at least {self.batch_size} images", images)
-
-    def pass_order(self, index: int) -> Int[np.ndarray, " slots"]:
-        """The order of one pass: positions into ``labels``."""
-        draw = Draw(self.seed, index, self.per_class, self.factors, self.options)
-        return SAMPLERS[self.name](self.labels, draw)
 
     @functools.cached_property
     def pass_length(self) -> int:
-        """Slots in one pass."""
-        total = len(self._order(0))
+        """Slots of a pass."""
+        total = len(self.order(0))
         return total - total % self.batch_size if self.drop_last else total
 
     @property
     def steps_per_pass(self) -> int:
-        """Batches after which every image of a pass has been seen."""
+        """Batches that cover a pass."""
         return -(-self.pass_length // self.batch_size)
 
-    def _order(self, index: int) -> np.ndarray:
-        # Only the newest pass is kept: memory does not grow with the steps taken.
-        kept = self.__dict__.get("_kept")
-        if kept is None or kept[0] != index:
-            kept = self.__dict__["_kept"] = (index, self.pass_order(index))
-        return kept[1]
+    def order(self, index: int) -> Int[np.ndarray, " slots"]:
+        """The order of pass ``index``, before ``drop_last``: positions into ``labels``."""
+        last = self._last
+        if last is None or last[0] != index:
+            draw = Draw(self.seed, index, self.per_class, self.factors, self.options)
+            self._last = last = index, SAMPLERS[self.name](self.labels, draw)
+        return last[1]
 
     def __getitem__(self, slot: int) -> int:
         """The row in a slot; slots are numbered through all batches and passes."""
         index, place = divmod(slot, self.pass_length)
-        return int(self.rows[self._order(index)[place]])
+        return int(self.rows[self.order(index)[place]])
 
     def batch(self, step: int) -> Int[np.ndarray, " batch"]:
-        """The rows of the batch of a step, int64 ``(batch_size,)``."""
+        """The rows of a step's batch, int64 ``(batch_size,)``."""
         first = step * self.batch_size
-        return np.array([self[first + i] for i in range(self.batch_size)])
+        return np.array([self[slot] for slot in range(first, first + self.batch_size)])

@@ -13,7 +13,7 @@ from jaxtyping import Int
 
 from jaxattn.data import leaks
 from jaxattn.data.dataset import Dataset
-from jaxattn.data.sources.tables import read_table
+from jaxattn.data.tables import read_table
 from jaxattn.errors import invalid, unknown
 
 Split = dict[str, Int[np.ndarray, " rows"]]

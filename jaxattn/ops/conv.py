@@ -1,10 +1,10 @@
 """Convolution of images that is fast on a CPU too.
 
 XLA's CPU backend has fast convolutions (see `jaxattn.runtime.compilation.options`) and faster
-matrix products, but makes no product of a 1×1 convolution, and what is computed element by element it
-computes anew in each of its uses. Here 1×1 convolutions, with any stride, are products, and the
-activations and gradients that a convolution's backward pass reads are no_fuse. On other
-backends everything is ``lax.conv_general_dilated``.
+matrix products, but does not turn a 1×1 convolution into a product, and recomputes elementwise work
+in every consumer. Here 1×1 convolutions, with any stride, are products, and the activations and
+gradients that a convolution's backward pass reads are kept (`no_fuse`). On other backends everything
+is ``lax.conv_general_dilated``.
 """
 
 import functools

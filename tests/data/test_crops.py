@@ -156,6 +156,16 @@ def test_shapes_are_as_announced(strategy):
     assert crops.evaluation(images).shape == (count, *shape)
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_masks_are_cut_like_their_images(strategy):
+    """A mask that is a channel of its image still is after the cut."""
+    images = pixels(4, 24, 20, 3)
+    crops = Crops(strategy, size=(8, 10), count=4, dropout=0.5)
+    cut, masks = crops.training(jax.random.key(1), images, images[..., 1])
+    np.testing.assert_allclose(masks, cut[..., 1], atol=1e-6)
+    np.testing.assert_allclose(crops.training(jax.random.key(1), images)[0], cut, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

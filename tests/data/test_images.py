@@ -62,14 +62,19 @@ def test_masks_of_another_size_and_the_same_aspect_are_resized(tmp_path, disc):
 def test_masks_of_another_aspect_are_refused_by_both_names(tmp_path, disc):
     path = tmp_path / "mask.png"
     Image.fromarray(disc.T).save(path)
-    with pytest.raises(InputError, match=r"mask\.png is 45x60 and its image .*i\.jpg is 60x45"):
+    with pytest.raises(
+        InputError, match=r"mask\.png: expected .* image .*i\.jpg \(60x45\), got 45x60"
+    ):
         images.encode_mask(path, tmp_path / "i.jpg", (60, 45), (60, 45))
 
 
 def test_masks_of_0_and_1_are_refused_rather_than_read_as_empty(tmp_path, disc):
     path = tmp_path / "mask.png"
     Image.fromarray(disc.astype(np.uint8)).save(path)
-    with pytest.raises(InputError, match=r"mask\.png: the brightest pixel is 1 of 255, wanted"):
+    with pytest.raises(
+        InputError,
+        match=r"mask\.png: expected black and white, got a brightest pixel of 1 out of 255",
+    ):
         images.encode_mask(path, tmp_path / "i.jpg", (60, 45), (60, 45))
 
 
@@ -80,18 +85,24 @@ def test_damaged_files_are_named(tmp_path, fake, disc, content):
     whole = {image: fake.jpeg(0), mask: mask.read_bytes()}
     for path, data in whole.items():
         path.write_bytes(data[: len(data) // 2] if content == "half" else content)
-    with pytest.raises(InputError, match=r"i\.jpg: cannot be decoded .*, wanted a whole JPEG"):
+    with pytest.raises(
+        InputError, match=r"i\.jpg: expected a complete JPEG, got .* cannot be decoded"
+    ):
         images.encode_image(image, None)
-    with pytest.raises(InputError, match=r"i\.jpg: cannot be decoded .*, wanted a whole JPEG"):
+    with pytest.raises(
+        InputError, match=r"i\.jpg: expected a complete JPEG, got .* cannot be decoded"
+    ):
         images.encode_image(image, 10)
-    with pytest.raises(InputError, match=r"m\.png: cannot be decoded .*, wanted a whole PNG"):
+    with pytest.raises(
+        InputError, match=r"m\.png: expected a complete PNG, got .* cannot be decoded"
+    ):
         images.encode_mask(mask, image, (60, 45), (60, 45))
 
 
 def test_other_formats_in_a_jpg_file_are_refused(tmp_path, disc):
     path = tmp_path / "i.jpg"
     Image.fromarray(disc).save(path, "PNG")
-    with pytest.raises(InputError, match="wanted a whole JPEG"):
+    with pytest.raises(InputError, match="expected a complete JPEG"):
         images.encode_image(path, None)
 
 

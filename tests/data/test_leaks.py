@@ -99,7 +99,7 @@ def test_a_written_leaky_split_says_so_and_is_read_back(lesions, tmp_path, leak)
         again = splits.make(dataset, "file", file=str(path), leak=leak)
         for part in splits.PARTS:
             np.testing.assert_array_equal(again[part], split[part])
-    with pytest.raises(InputError, match=f"leak: given '{leak}', wanted '', as in split.leak"):
+    with pytest.raises(InputError, match=f"leak: expected '', as in split.leak, got '{leak}'"):
         splits.make(dataset, "file", file=str(path))
 
 
@@ -144,7 +144,7 @@ def test_a_run_with_a_leak_says_so_everywhere(tiny_config, tmp_path, monkeypatch
 
 def test_counts_on_ham10000(make_dataset, real_source):
     """Every count that Köfler 2023 prints, and the class weights of the training part."""
-    rows = ham10000.read(real_source).rows
+    rows = ham10000.read(real_source).images
     labels = [ham10000.CLASS_NAMES.index(row.dx) for row in rows]
     dataset = make_dataset(labels, [row.lesion_id for row in rows], names=ham10000.CLASS_NAMES)
     copied = leaks.copies(classes.select(dataset, KOEFLER), "koefler")

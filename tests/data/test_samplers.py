@@ -142,7 +142,7 @@ def test_factors_and_whole_batches_are_yans(make_dataset):
     assert sum(used[row] for row in range(1626, 2000)) > 4 * 374 - 18
     # Other images are left out of the next pass, which starts with a batch.
     left_out = [
-        {row for row in range(1626) if row not in set(sampler.rows[sampler._order(i)[: 97 * 32]])}
+        {row for row in range(1626) if row not in set(sampler.rows[sampler.order(i)[: 97 * 32]])}
         for i in range(2)
     ]
     assert left_out[0] != left_out[1]
@@ -159,7 +159,7 @@ def test_factors_and_whole_batches_are_yans(make_dataset):
 
 def test_samplers_on_ham10000(real_source):
     """The class counts of the data set's paper, as each sampler changes them."""
-    rows = ham10000.read(real_source).rows
+    rows = ham10000.read(real_source).images
     labels = np.array([ham10000.CLASS_NAMES.index(row.dx) for row in rows])
     assert counts(labels, "none").tolist() == [327, 514, 1099, 115, 1113, 6705, 142]
     assert counts(labels, "oversample").tolist() == [6705] * 7

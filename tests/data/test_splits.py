@@ -74,18 +74,22 @@ def test_written_split_is_read_back(make_dataset, tmp_path):
 
 
 FILES = {
-    "header": ("image,split\nIMG_00000,train\n", "wanted also image_id"),
+    "header": (
+        "image,split\nIMG_00000,train\n",
+        "row 1: expected the columns image_id, got image, split",
+    ),
     "part": (
         "image_id,split\nIMG_00000,trian\n",
-        "row 2, split: given 'trian', wanted one of train, validation, test",
+        "row 2, split: expected one of test, train, val, validation (did you mean 'train'?), "
+        "got 'trian'",
     ),
     "image": (
         "image_id,split\nIMG_99999,train\n",
-        "row 2, image_id: given 'IMG_99999', wanted an image of noise",
+        "row 2, image_id: expected an image of noise, got 'IMG_99999'",
     ),
     "twice": (
         "image_id,split\nIMG_00000,train\nIMG_00000,test\n",
-        "row 3, image_id: given 'IMG_00000', wanted each image once",
+        "row 3, image_id: expected each image once, got 'IMG_00000'",
     ),
     "lesion": (
         "image_id,split\nIMG_00000,train\nIMG_00001,test\nIMG_00002,train\n",
@@ -129,7 +133,7 @@ def test_gesserts_published_folds_on_ham10000(make_dataset, real_source, fold):
     path = Path(os.environ["JAXATTN_DATA"]) / "gessert2019_ham_split.npz"
     if not path.is_file():
         pytest.skip(f"{path} is not there")
-    rows = ham10000.read(real_source).rows
+    rows = ham10000.read(real_source).images
     labels = [ham10000.CLASS_NAMES.index(row.dx) for row in rows]
     dataset = make_dataset(labels, [row.lesion_id for row in rows], names=ham10000.CLASS_NAMES)
     dataset.table["image_id"][:] = [row.image_id[-9:] for row in rows]
@@ -151,7 +155,7 @@ def test_gesserts_published_folds_on_ham10000(make_dataset, real_source, fold):
 
 def test_datta_counts_on_ham10000(make_dataset, real_source):
     """The test set of each size has the printed counts of every class (Datta et al., notebooks)."""
-    rows = ham10000.read(real_source).rows
+    rows = ham10000.read(real_source).images
     labels = [ham10000.CLASS_NAMES.index(row.dx) for row in rows]
     dataset = make_dataset(labels, [row.lesion_id for row in rows], names=ham10000.CLASS_NAMES)
     expected = {

@@ -78,7 +78,7 @@ def test_bad_files_end_it_with_one_line_unless_skipped(tmp_path):
 def test_a_wrong_command_line(tmp_path):
     done = run(f"--source={tmp_path}", f"--out={tmp_path / 'out'}", "more")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: given the arguments more, wanted only flags\n"
+    assert done.stderr == "error: command line: expected only flags, got 'more'\n"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends an interrupt as POSIX does")

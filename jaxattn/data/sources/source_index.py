@@ -1,4 +1,4 @@
-"""What a folder of images and its tables hold, before any image is opened."""
+"""The images, labels and masks of a public folder, before any image is opened."""
 
 import collections
 import dataclasses
@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxattn.data.sources.tables import CsvRow
+from jaxattn.data.tables import CsvRow
 
-#: The columns that every index has, and those that some have besides.
+#: The columns of every prepared data set's index.csv, and those that only some have.
 INDEX_COLUMNS = (
     "image_id",
     "lesion_id",
@@ -26,13 +26,13 @@ INDEX_COLUMNS = (
 )
 FURTHER_COLUMNS: Mapping[str, Any] = {"part": np.str_, "has_attributes": np.bool_}
 
-#: What tables say where nothing is known.
+#: How tables say that something is unknown.
 UNKNOWN = ("", "unknown")
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """One labelled image and what is known of it; the fields are those of an index."""
+class SourceImage:
+    """One labelled image and its metadata; the fields are columns of the index."""
 
     image_id: str
     lesion_id: str
@@ -42,38 +42,38 @@ class Row:
     sex: str = ""  # '' unknown
     localization: str = ""  # '' unknown
     part: str = ""  # of the official split: train, validation, test; '' none
-    image: Path = Path()
+    path: Path = Path()
     mask: Path | None = None
-    # Masks of dermoscopic features by name, or superpixels and features, see `attributes`.
+    # Masks of dermoscopic attributes by name, or the files of ISIC 2017, see `attributes.encode`.
     attributes: Mapping[str, Path] = dataclasses.field(default_factory=dict)
 
     @property
     def has_mask(self) -> bool:
-        """Whether there is a mask of the lesion."""
+        """Whether there is a lesion mask."""
         return self.mask is not None
 
     @property
     def has_attributes(self) -> bool:
-        """Whether dermoscopic features were marked, be there any or not."""
+        """Whether dermoscopic attributes were annotated, even if none was found."""
         return bool(self.attributes)
 
 
-#: What was found, by kind: name of each (an image_id or a file) to what is to be said of it.
+#: What was found, by kind: an image_id or file to what to say about it.
 Findings = dict[str, dict[str, str]]
 
 
 @dataclasses.dataclass
 class SourceIndex:
-    """The images that a source holds, and what was found on the way.
+    """The images of a folder, and what was found while indexing it.
 
     Attributes:
         name: Name of the data set.
-        layout: Which public release the source looks like.
+        layout: The public release that the folder matches.
         source: The folder.
         class_names: Names of the classes, in the order of their labels.
         citation: Whom to cite.
-        rows: The images to use, in the order of their records.
-        problems: What would be lost by going on; stops a run unless the user agrees to it.
+        images: The images to use, in the order of their records.
+        problems: What would be lost by going on; stops a run unless the user accepts it.
         notes: What was found and does no harm.
     """
 
@@ -82,14 +82,14 @@ class SourceIndex:
     source: Path
     class_names: tuple[str, ...]
     citation: str
-    rows: Sequence[Row]
+    images: Sequence[SourceImage]
     problems: Findings
     notes: Findings
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns of its index: of the further ones, those of which something is known."""
-        known = (name for name in FURTHER_COLUMNS if any(getattr(row, name) for row in self.rows))
+        """The columns of index.csv: all of ``INDEX_COLUMNS``, and further ones with any value."""
+        known = (name for name in FURTHER_COLUMNS if any(getattr(i, name) for i in self.images))
         return (*INDEX_COLUMNS, *known)
 
 
@@ -99,8 +99,8 @@ class Files:
 
     Attributes:
         paths: The first file of each image_id.
-        copies: Further files of the same content: path to what it equals.
-        conflicts: Image_ids that stand for two contents: image_id to the two files.
+        copies: Further files with the same content: path to what it equals.
+        conflicts: Image_ids with two contents: image_id to the two files.
     """
 
     paths: Mapping[str, Path]
@@ -109,22 +109,19 @@ class Files:
 
 
 def find_files(paths: Iterable[Path], endings: Sequence[str]) -> Files:
-    """Sorts the files of one kind by image_id.
+    """Groups the files of one kind by image_id.
 
     Unpacking the public archives leaves the same file in several places (a folder inside itself, a
     folder in two spellings): identical copies count once, different ones conflict.
 
     Args:
-        paths: All that was found in the folders looked at.
-        endings: Ends of the names looked for, lower case; a name without it is the image_id.
-
-    Returns:
-        The files.
+        paths: All files of the folders to look at.
+        endings: Name endings to look for, lower case; a name without it is the image_id.
     """
     found = collections.defaultdict(list)
     for path in sorted(paths):
         ending = next((end for end in endings if path.name.lower().endswith(end)), None)
-        # "._x.jpg" and "__MACOSX/" are what macOS puts into archives beside the files.
+        # macOS puts "._x.jpg" and "__MACOSX/" into archives beside the files.
         if ending and path.name[0] != "." and "__MACOSX" not in path.parts:
             found[path.name[: -len(ending)]].append(path)
     first_of, copies, conflicts = {}, {}, {}
@@ -139,7 +136,7 @@ def find_files(paths: Iterable[Path], endings: Sequence[str]) -> Files:
 
 
 def entries(folder: Path, pattern: str, wanted: Callable[[Path], bool]) -> list[Path]:
-    """What lies in a folder under a name, a regular expression in any case, sorted."""
+    """Entries of a folder whose name matches a regular expression in any case, sorted."""
     return [
         path
         for path in sorted(folder.iterdir())
@@ -147,56 +144,84 @@ def entries(folder: Path, pattern: str, wanted: Callable[[Path], bool]) -> list[
     ]
 
 
+def find_csv(source: Path, stem: str, folders: str) -> Path | None:
+    """The first ``stem.csv`` at the top of a folder or in its folders of a name, None if none.
+
+    Args:
+        source: The folder.
+        stem: A regular expression.
+        folders: A regular expression.
+    """
+    for place in [source, *entries(source, folders, Path.is_dir)]:
+        for path in entries(place, rf"{stem}\.csv", Path.is_file):
+            return path
+    return None
+
+
 def files(source: Path, folders: str) -> list[Path]:
-    """Everything in the folders of that name, at any depth, and what lies at the top."""
+    """All files in the folders of a name, at any depth, and those at the top."""
     below = [path for at in entries(source, folders, Path.is_dir) for path in at.rglob("*")]
     return [path for path in [*source.iterdir(), *below] if path.is_file()]
 
 
 def unique(
-    lines: Sequence[CsvRow], key: str, problems: Findings, notes: Findings
+    rows: Sequence[CsvRow], key: str, problems: Findings, notes: Findings
 ) -> dict[str, CsvRow]:
-    """Rows by image_id; those that say two things of one image are a problem and left out."""
+    """Rows by image_id; rows that contradict each other are a problem and left out."""
     first: dict[str, CsvRow] = {}
-    for line in lines:
-        other = first.setdefault(line.text(key), line)
-        if other is not line:
-            found = notes if other.fields == line.fields else problems
+    for row in rows:
+        other = first.setdefault(row.text(key), row)
+        if other is not row:
+            found = notes if other.fields == row.fields else problems
             kind = "repeated_rows" if found is notes else "conflicting_rows"
-            found[kind][line[key]] = f"{line.path}, rows {other.row} and {line.row}"
-    return {name: line for name, line in first.items() if name not in problems["conflicting_rows"]}
+            found[kind][row[key]] = f"{row.path}, rows {other.row} and {row.row}"
+    return {name: row for name, row in first.items() if name not in problems["conflicting_rows"]}
 
 
-def join(
-    rows: Mapping[str, Row], images: Files, masks: Files, problems: Findings, notes: Findings
-) -> list[Row]:
-    """Rows with the files they describe; what has no counterpart is written down."""
+def with_files(
+    labelled: Mapping[str, SourceImage],
+    images: Files,
+    masks: Files,
+    problems: Findings,
+    notes: Findings,
+) -> list[SourceImage]:
+    """Adds the files of images and masks, in the order of image_ids; reports what has no match."""
     problems["conflicting_files"] = {**images.conflicts, **masks.conflicts}
     notes["repeated_files"] = {**images.copies, **masks.copies}
     # An image whose rows conflict has rows: it is one problem, not two.
-    known = rows.keys() | problems["conflicting_rows"].keys()
-    joined = []
-    for image_id, row in sorted(rows.items()):
+    known = labelled.keys() | problems["conflicting_rows"].keys()
+    found = []
+    for image_id, image in sorted(labelled.items()):
         if image_id not in images.paths:
             problems["missing_image"][image_id] = "has a row and no image file"
         elif image_id not in problems["conflicting_files"]:
             mask = masks.paths.get(image_id)
             if masks.paths and mask is None:
                 notes["without_mask"][image_id] = "has no mask file"
-            joined.append(dataclasses.replace(row, image=images.paths[image_id], mask=mask))
+            found.append(dataclasses.replace(image, path=images.paths[image_id], mask=mask))
     for image_id in sorted(images.paths.keys() - known):
         problems["unlabelled_image"][image_id] = f"{images.paths[image_id]} has no row"
     for image_id in sorted(masks.paths.keys() - known):
         notes["mask_without_row"][image_id] = f"{masks.paths[image_id]} has no row"
-    return joined
+    return found
 
 
-def age(line: CsvRow, field: str) -> float:
-    """Years of age in a field, NaN where unknown."""
-    unknown = line[field].lower() in (*UNKNOWN, "nan")
-    return math.nan if unknown else line.number(field, 0, 130)
+def without_empty(findings: Findings) -> Findings:
+    """The kinds of findings that were found."""
+    return {kind: found for kind, found in findings.items() if found}
 
 
-def sex(line: CsvRow) -> str:
-    """The field ``sex``: female, male, or '' where unknown."""
-    return "" if line["sex"] in UNKNOWN else line.choice("sex", ("female", "male"))
+def optional_text(row: CsvRow, field: str) -> str:
+    """A field, '' if unknown."""
+    return "" if row[field] in UNKNOWN else row[field]
+
+
+def age(row: CsvRow, field: str) -> float:
+    """Years of age in a field, NaN if unknown."""
+    unknown = row[field].lower() in (*UNKNOWN, "nan")
+    return math.nan if unknown else row.number(field, 0, 130)
+
+
+def sex(row: CsvRow) -> str:
+    """The field ``sex``: female, male, or '' if unknown."""
+    return "" if row["sex"] in UNKNOWN else row.choice("sex", ("female", "male"))

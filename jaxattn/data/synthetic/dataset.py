@@ -1,7 +1,7 @@
-"""The default data set: synthetic dermoscopic images, drawn on the fly, the same for a seed.
+"""The default data set: synthetic dermoscopic images, rendered on access, a function of the seed.
 
-It stands in for HAM10000 (Tschandl et al., 2018) where none is at hand: the same seven classes,
-several images of a lesion, lesion masks, metadata, and on request the same imbalance.
+A stand-in for HAM10000 (Tschandl et al., 2018): the same seven classes, several images per lesion,
+lesion masks, metadata, and on request the same class imbalance.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from jaxtyping import Int
 
 from jaxattn.data.dataset import COLUMNS, Dataset, Example, height_width
 from jaxattn.data.synthetic import rendering
-from jaxattn.errors import InputError
+from jaxattn.errors import invalid
 
 CLASS_NAMES = tuple(rendering.APPEARANCES)
 
@@ -31,8 +31,8 @@ HAM10000_COUNTS: Mapping[str, int] = {
 # Images per lesion, repeated within each class: 1.75 on average, 4 lesions.
 _IMAGES_PER_LESION = (1, 2, 1, 3)
 _LESION_CYCLE = np.repeat(np.arange(len(_IMAGES_PER_LESION)), _IMAGES_PER_LESION)
-# Each class has this many images before HAM10000's proportions apply, so that a rare class still
-# has the lesions that a split into training, validation and test needs.
+# Each class gets this many images before HAM10000's proportions apply, so that a rare class has
+# enough lesions to be split into training, validation and test.
 _SURE_IMAGES = len(_LESION_CYCLE)
 
 _MALIGNANT = ("akiec", "bcc", "mel")
@@ -42,7 +42,7 @@ _LOCALIZATIONS = (
     "trunk", "upper extremity", "",
 )  # fmt: skip
 
-# What a random stream is for; part of its seed.
+# Part of the seed of each random stream.
 _LESION_STREAM, _VIEW_STREAM, _METADATA_STREAM = range(3)
 
 
@@ -52,22 +52,22 @@ def load(
     seed: int = 0,
     imbalanced: bool = False,
 ) -> Dataset:
-    """Returns the synthetic data set; images are drawn when they are read.
+    """The synthetic data set; images are rendered on access.
 
     Image i is a function of ``seed``, i and ``imbalanced`` alone: a larger data set begins with the
     smaller one, and another size shows the same pictures. NumPy's cosine may differ in the last bit
-    between kinds of processor, and then a rare pixel differs by one grey level.
+    between processors; then a rare pixel differs by one grey level.
 
     Args:
         num_images: Number of images, at least one per class (7).
-        image_size: Height and width in pixels, each at least 32; of two lengths, the picture is the
-            middle of the square one.
+        image_size: Height and width in pixels, each at least 32. A rectangle shows the middle of
+            the square image.
         seed: At least 0; another seed gives other lesions.
-        imbalanced: Whether classes have HAM10000's proportions (with at least 7 images, of 4
-            lesions, each, if ``num_images`` allows) instead of equal shares.
+        imbalanced: Whether classes have HAM10000's proportions (with at least 7 images of 4
+            lesions each, if ``num_images`` allows) instead of equal shares.
 
     Raises:
-        InputError: An argument is out of its range.
+        InputError: An argument is out of range.
     """
     shape = height_width(image_size)
     for name, value, least in (
@@ -76,7 +76,7 @@ def load(
         ("seed", seed, 0),
     ):
         if value < least:
-            raise InputError(f"synthetic data set: {name} is {value}, but must be >= {least}.")
+            raise invalid(f"dataset.{name}", f"at least {least}", value)
     weights = np.array([HAM10000_COUNTS[name] if imbalanced else 1 for name in CLASS_NAMES])
     labels = _labels(num_images, weights)
     lesions = _lesions(labels)
@@ -90,7 +90,7 @@ def load(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Renderings(Sequence[Example]):
-    """Draws image i when it is read.
+    """Renders image i on access.
 
     Attributes:
         labels: Class of each image, int32 ``(N,)``.
@@ -123,8 +123,9 @@ class Renderings(Sequence[Example]):
 def _labels(num_images: int, weights: Int[np.ndarray, " C"]) -> Int[np.ndarray, " N"]:
     """Class of each image: first the sure images in turn, then by the Sainte-Laguë method.
 
-    That method seats image after image, each time in the class with the largest quotient
-    ``weight / (2 * images so far + 1)``: the counts stay nearest to the proportions at any length.
+    The method gives each next image to the class with the largest quotient
+    ``weight / (2 * images so far + 1)``; counts of any prefix are as near to the proportions as
+    whole numbers can be.
     """
     places, classes = np.meshgrid(np.arange(num_images), np.arange(len(weights)), indexing="ij")
     order = np.where(
@@ -135,7 +136,7 @@ def _labels(num_images: int, weights: Int[np.ndarray, " C"]) -> Int[np.ndarray, 
 
 
 def _lesions(labels: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-    """Number of each image's lesion, unique over the classes and unchanged as images are added."""
+    """Number of each image's lesion, unique over all classes, stable as images are added."""
     lesions = np.empty(len(labels), np.int64)
     for label in range(len(CLASS_NAMES)):
         (images,) = np.nonzero(labels == label)
@@ -148,8 +149,8 @@ def _lesions(labels: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
 def _table(
     labels: Int[np.ndarray, " N"], lesions: Int[np.ndarray, " N"], seed: int
 ) -> dict[str, np.ndarray]:
-    """The table; what belongs to the patient is drawn once per lesion."""
-    # One row of draws per lesion: the rows of the first lesions do not depend on how many follow.
+    """The table; patient data are drawn once per lesion."""
+    # One row of draws per lesion, so that further lesions do not change the first ones.
     rng = np.random.default_rng((seed, _METADATA_STREAM))
     draws = rng.random((lesions.max() + 1, 5))[lesions].T
     malignant = np.isin(labels, [CLASS_NAMES.index(name) for name in _MALIGNANT])

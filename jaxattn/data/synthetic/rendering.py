@@ -1,13 +1,13 @@
-"""Draws dermoscopic pictures of seven kinds of lesion, told apart by structure and not by colour.
+"""Renders synthetic dermoscopic images of seven classes, which differ in structure, not colour.
 
-A lesion is a set of functions over its own plane, whose unit is the lesion's mean radius; an image
-looks at that plane in some pose and light, through hair. Nothing is rasterised before the end, so
-the same picture can be had in any size.
+A lesion is a set of functions over its own plane, in units of the lesion's mean radius; an image
+shows that plane in some pose and light, through hair. Nothing is rasterised before the end, so the
+same picture can be rendered at any size.
 
-The structures are the diagnostic criteria of dermoscopy in their textbook form (pigment network,
+The structures are dermoscopy's diagnostic criteria in their textbook form (pigment network,
 streaks, arborising vessels, ...). Hue, amount and contrast of the pigment, the size of the lesion
-and the skin's tone are drawn from the same distributions for all classes, so that a class cannot be
-read off an image's mean and deviation.
+and the skin tone are drawn from the same distributions for all classes, so that an image's mean and
+deviation do not give away its class.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ from jaxtyping import Float, Float32, UInt8
 #: One value per pixel.
 Plane = Float32[np.ndarray, "S S"]
 
-# Optical density per unit of each chromophore in red, green and blue: melanin near the surface
-# looks brown, blood red, and melanin deep in the dermis blue-grey (Tyndall effect).
+# Optical density per unit of each chromophore in red, green and blue: melanin near the surface is
+# brown, blood is red, melanin deep in the dermis is blue-grey (Tyndall effect).
 _CHROMOPHORES = np.array([(0.45, 0.85, 1.1), (0.3, 1.1, 0.95), (0.95, 0.85, 0.7)], np.float32)
 _LIGHT_SKIN = np.array((0.93, 0.76, 0.70), np.float32)
 _DARK_SKIN = np.array((0.80, 0.60, 0.49), np.float32)
@@ -30,11 +30,11 @@ _HAIR_DENSITY = np.array((1.3, 1.6, 1.8), np.float32)
 
 @dataclasses.dataclass(frozen=True)
 class LesionPlane:
-    """Where each pixel lies on the lesion.
+    """The place on the lesion that each pixel shows.
 
     Attributes:
         u: First coordinate from the lesion's centre, in lesion radii.
-        v: Second coordinate, likewise.
+        v: Second coordinate from the lesion's centre, in lesion radii.
         theta: Polar angle in radians.
         rho: Distance from the centre as a share of the border's: 0 at the centre, 1 on the border.
     """
@@ -45,13 +45,13 @@ class LesionPlane:
     rho: Plane
 
 
-#: Draws a lesion's structures: larger where there is more pigment, in any unit.
+#: Draws a lesion's structures: larger values for more pigment, in any unit.
 Pattern = Callable[[np.random.Generator, LesionPlane], Plane]
 
 
 @dataclasses.dataclass(frozen=True)
 class Appearance:
-    """How the lesions of one class look.
+    """The appearance of the lesions of one class.
 
     Attributes:
         pattern: The structures inside the lesion.
@@ -75,9 +75,9 @@ def render(
     """Draws one image of one lesion.
 
     Args:
-        appearance: How the lesion's class looks.
-        lesion: Source of all that belongs to the lesion; the same state gives the same lesion.
-        view: Source of all that belongs to the image: pose, zoom, light, hair, ruler, noise.
+        appearance: Of the lesion's class.
+        lesion: Draws what belongs to the lesion; the same state gives the same lesion.
+        view: Draws what belongs to the image: pose, zoom, light, hair, ruler, noise.
         image_size: Height and width in pixels.
 
     Returns:
@@ -87,7 +87,7 @@ def render(
     x, y = np.meshgrid(axis, axis)
     u, v = _pose(lesion, view, x, y)
     plane = _outline(lesion, u, v, appearance)
-    # Channels come first up to the end: each of them is then one block of memory.
+    # Channels come first until the end, so that each is contiguous in memory.
     skin = _skin(lesion, u, v)
     density = _pigment(lesion, plane, appearance) + _hair(view, x, y) + _ruler(view, x, y)
     image = _light(view, x, y) * skin * np.exp(-density)
@@ -192,7 +192,7 @@ APPEARANCES: Mapping[str, Appearance] = {
 def _pose(
     lesion: np.random.Generator, view: np.random.Generator, x: Plane, y: Plane
 ) -> tuple[Plane, Plane]:
-    """Lesion coordinates of the pixels, whose image coordinates run over [-1, 1]."""
+    """Lesion coordinates of the pixels; image coordinates are in [-1, 1]."""
     radius, elongation = lesion.uniform(0.5, 0.72), lesion.uniform(0, 0.12)
     radius *= view.uniform(0.88, 1.15)  # zoom
     elongation += view.normal(0, 0.03)  # the dermatoscope's pressure stretches the skin
@@ -210,7 +210,7 @@ def _outline(rng: np.random.Generator, u: Plane, v: Plane, appearance: Appearanc
     amplitudes = rng.normal(0, appearance.irregularity, len(harmonics)) / np.sqrt(harmonics)
     phases = rng.uniform(0, 2 * math.pi, len(harmonics))
     fingers, phase = rng.integers(9, 14), rng.uniform(0, 2 * math.pi)
-    # No two parts of a lesion grow alike: its whole plane is a little distorted.
+    # Lesions grow unevenly: the whole plane is slightly distorted.
     u, v = u + 0.04 * _noise(rng, u, v, 0.9), v + 0.04 * _noise(rng, u, v, 0.9)
     angles = np.linspace(-math.pi, math.pi, 512)
     border = 1 + np.cos(np.outer(angles, harmonics) + phases) @ amplitudes
@@ -350,7 +350,7 @@ def _distance(
     points: Float[np.ndarray, "N 2"],
     radii: Float[np.ndarray, " N"] | None = None,
 ) -> Plane:
-    """Distance to the nearest of the points, in that point's radius where radii are given."""
+    """Distance to the nearest point, in units of that point's radius if radii are given."""
     radii = np.ones(len(points)) if radii is None else radii
     nearest = np.full_like(plane.u, np.inf)
     for (u, v), radius in zip(points.tolist(), radii.tolist(), strict=True):
@@ -373,6 +373,6 @@ def _sector(rng: np.random.Generator, theta: np.ndarray) -> np.ndarray:
 
 
 def _stroke(distance: Plane, half_width: float) -> Plane:
-    """Share of each pixel that a stroke covers, whose middle line lies at `distance`."""
+    """Share of each pixel covered by a stroke whose centre line is at `distance`."""
     pixel = 2 / len(distance)
     return np.clip((half_width - distance) / pixel + 0.5, 0, min(1, 2 * half_width / pixel))

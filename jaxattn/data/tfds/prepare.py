@@ -1,14 +1,13 @@
-"""What the command lines ``tools/prepare_*.py`` share: their flags and what they print."""
+"""The command lines ``tools/prepare*.py``: flags, progress and what they print."""
 
 from pathlib import Path
 
-from absl import flags, logging
+from absl import flags
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from jaxattn.data.sources.source_index import SourceIndex
-from jaxattn.data.tfds import writer
+from jaxattn.data.sources import SOURCES
 
 
 def define_flags() -> None:
@@ -23,31 +22,37 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         "skip-bad", False, "Leave out images that are missing, unlabelled or broken; list them."
     )
-    flags.DEFINE_bool("overwrite", False, "Replace a data set that OUT holds.")
+    flags.DEFINE_bool("overwrite", False, "Replace a data set in OUT.")
 
 
-def write(inventory: SourceIndex) -> None:
-    """Writes an inventory as the flags say, with a progress bar, and prints the report.
+def prepare(dataset: str) -> None:
+    """Prepares a public data set as the flags say, with a progress bar, and prints the report.
+
+    Args:
+        dataset: One of `jaxattn.data.sources.SOURCES`.
 
     Raises:
-        InputError: See `writer.prepare`.
+        InputError: The folder is wrong, or see `writer.write`.
     """
-    logging.set_verbosity(logging.WARNING)  # TFDS logs each folder that it opens
+    from jaxattn.data.tfds import writer  # imports tensorflow_datasets
+
     out, skip_bad = flags.FLAGS.out, bool(flags.FLAGS["skip-bad"].value)
+    index = SOURCES[dataset](Path(flags.FLAGS.source))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        report = writer.prepare(
-            inventory,
+        report = writer.write(
+            index,
             Path(out),
             size=flags.FLAGS.size,
             skip_bad=skip_bad,
             overwrite=flags.FLAGS.overwrite,
             track=lambda items, what, total: progress.track(items, total, description=what),
         )
-    _print(report, out)
+    _print(report)
+    print(f"written to {out}; {out}/{writer.REPORT} lists everything")
 
 
-def _print(report: dict, out: str) -> None:
+def _print(report: dict) -> None:
     console = Console(highlight=False, soft_wrap=True)
     table = Table("class", "images", title=f"{report['name']} ({report['layout']} layout)")
     for name, count in report["classes"].items():
@@ -59,9 +64,7 @@ def _print(report: dict, out: str) -> None:
         if name in report:
             table.add_row(name, str(report[name]))
     console.print(table)
-    for heading in ("problems", "notes"):
+    for heading, verb in (("problems", "skipped"), ("notes", "noted")):
         for kind, found in report[heading].items():
-            skipped = "skipped" if heading == "problems" else "noted"
             names = ", ".join(list(found)[:3]) + (", ..." if len(found) > 3 else "")
-            console.print(f"{skipped}: {len(found)} {kind.replace('_', ' ')}: {names}")
-    console.print(f"written to {out}; {out}/{writer.REPORT} names everything")
+            console.print(f"{verb}: {len(found)} {kind.replace('_', ' ')}: {names}")

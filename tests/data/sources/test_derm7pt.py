@@ -70,15 +70,15 @@ def test_classes_are_mapped_as_published():
 
 
 def test_official_folder(release, tmp_path):
-    inventory = derm7pt.read(release)
+    index = derm7pt.read(release)
     kept = {i: dx for i, dx in enumerate(DIAGNOSES.values()) if dx}
-    assert [row.image_id for row in inventory.rows] == [f"NEL_derm{i}" for i in kept]
-    assert [row.dx for row in inventory.rows] == list(kept.values())
-    assert [row.lesion_id for row in inventory.rows] == [f"case_{i + 1}" for i in kept]
-    assert [row.image.name.lower() for row in inventory.rows] == [f"derm{i}.jpg" for i in kept]
-    assert set(inventory.notes["other_diagnosis"].values()) == {"melanosis", "miscellaneous"}
-    assert not inventory.problems
-    writer.prepare(inventory, tmp_path / "out")
+    assert [row.image_id for row in index.images] == [f"NEL_derm{i}" for i in kept]
+    assert [row.dx for row in index.images] == list(kept.values())
+    assert [row.lesion_id for row in index.images] == [f"case_{i + 1}" for i in kept]
+    assert [row.path.name.lower() for row in index.images] == [f"derm{i}.jpg" for i in kept]
+    assert set(index.notes["other_diagnosis"].values()) == {"melanosis", "miscellaneous"}
+    assert not index.problems
+    writer.write(index, tmp_path / "out")
     dataset = reader.load(tmp_path / "out", (45, 60))
     assert dataset.class_names == ("bcc", "bkl", "df", "mel", "nv", "vasc")
     assert dataset.records[0]["image"].shape == (45, 60, 3)
@@ -95,7 +95,7 @@ def test_official_folder(release, tmp_path):
 
 
 def test_wrong_folders(fake, release, tmp_path):
-    with pytest.raises(InputError, match="no folder images"):
+    with pytest.raises(InputError, match="source: expected .* with a folder images"):
         derm7pt.read(tmp_path)
     (release / "images" / "NEL" / "derm5.jpg").unlink()
     assert list(derm7pt.read(release).problems["missing_image"]) == ["NEL_derm5"]
@@ -103,8 +103,8 @@ def test_wrong_folders(fake, release, tmp_path):
     with pytest.raises(InputError, match="not in the train part too"):
         derm7pt.read(release)
     fake.write_csv(release / "meta" / "test_indexes.csv", ["indexes"], [[20]])
-    with pytest.raises(InputError, match="a number from 0 to 19"):
+    with pytest.raises(InputError, match=r"a number in \[0, 19\]"):
         derm7pt.read(release)
     (release / "meta" / "test_indexes.csv").unlink()
-    with pytest.raises(InputError, match="test_indexes.csv: no such file"):
+    with pytest.raises(InputError, match="test_indexes.csv: expected .*, got no such file"):
         derm7pt.read(release)

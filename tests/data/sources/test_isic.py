@@ -69,40 +69,40 @@ def isic2017(tmp_path, fake):
     return source
 
 
-def write_features(source, name, marks, index=QUARTERS, part="Training"):
-    """ISIC 2017 Part 2: superpixels beside the image, features in their own folder."""
+def write_features(source, name, annotations, index=QUARTERS, part="Training"):
+    """ISIC 2017 Part 2: superpixels beside the image, annotations in their own folder."""
     save(source / f"ISIC-2017_{part}_Data" / f"{name}_superpixels.png", coloured(index))
     path = source / f"ISIC-2017_{part}_Part2_GroundTruth" / f"{name}_features.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(marks if isinstance(marks, str) else json.dumps(marks))
+    path.write_text(annotations if isinstance(annotations, str) else json.dumps(annotations))
     return path
 
 
 def write_masks(source, name, masks):
-    """ISIC 2018 Task 2: one mask for each feature."""
-    for feature, mask in masks.items():
+    """ISIC 2018 Task 2: one mask for each attribute."""
+    for attribute, mask in masks.items():
         folder = source / "ISIC2018_Task2_Training_GroundTruth_v3"
-        save(folder / f"{name}_attribute_{feature}.png", mask)
+        save(folder / f"{name}_attribute_{attribute}.png", mask)
 
 
 def test_2017_rows(isic2017):
-    inventory = isic.read(isic2017, 2017)
-    assert inventory.class_names == ("melanoma", "seborrheic_keratosis", "nevus")
-    assert {row.image_id: (row.dx, row.part) for row in inventory.rows} == LABELS
-    assert [row.image_id for row in inventory.rows] == sorted(LABELS)
-    assert all(row.lesion_id == row.image_id for row in inventory.rows)
-    assert [row.has_mask for row in inventory.rows] == [True] * 4 + [False] * 2
-    assert not any(row.has_attributes for row in inventory.rows)
-    first, second, third = inventory.rows[:3]
+    index = isic.read(isic2017, 2017)
+    assert index.class_names == ("melanoma", "seborrheic_keratosis", "nevus")
+    assert {row.image_id: (row.dx, row.part) for row in index.images} == LABELS
+    assert [row.image_id for row in index.images] == sorted(LABELS)
+    assert all(row.lesion_id == row.image_id for row in index.images)
+    assert [row.has_mask for row in index.images] == [True] * 4 + [False] * 2
+    assert not any(row.has_attributes for row in index.images)
+    first, second, third = index.images[:3]
     assert (first.age, first.sex) == (55, "female")
     assert math.isnan(second.age)
     assert second.sex == third.sex == ""
-    assert inventory.problems == {}
-    assert set(inventory.notes) == {"without_mask"}
+    assert index.problems == {}
+    assert set(index.notes) == {"without_mask"}
 
 
 def test_2017_is_split_as_the_challenge_was(isic2017, tmp_path):
-    report = writer.prepare(isic.read(isic2017, 2017), tmp_path / "out")
+    report = writer.write(isic.read(isic2017, 2017), tmp_path / "out")
     assert report["parts"] == {"train": 3, "validation": 1, "test": 2}
     assert "attributes" not in report
     dataset = reader.load(tmp_path / "out")
@@ -132,14 +132,14 @@ def test_2016_has_no_header_and_numbers_for_testing(tmp_path, fake):
         fake.write_csv(
             tmp_path / f"ISBI2016_ISIC_Part3_{part}_GroundTruth.csv", named[0], named[1:]
         )
-    inventory = isic.read(tmp_path, 2016)
-    found = [(row.dx, row.part) for row in inventory.rows]
+    index = isic.read(tmp_path, 2016)
+    found = [(row.dx, row.part) for row in index.images]
     assert found == [("benign", "train"), ("malignant", "train")] + [("benign", "train")] * 2 + [
         ("benign", "test"),
         ("malignant", "test"),
     ]
-    assert all(row.has_mask for row in inventory.rows)
-    assert inventory.problems == inventory.notes == {}
+    assert all(row.has_mask for row in index.images)
+    assert index.problems == index.notes == {}
 
 
 def test_a_validation_part_is_drawn_where_the_challenge_has_none(make_dataset):
@@ -151,19 +151,22 @@ def test_a_validation_part_is_drawn_where_the_challenge_has_none(make_dataset):
     assert sorted([*split["train"], *split["validation"]]) == list(range(20))
     assert np.bincount(dataset.labels[split["validation"]]).tolist() == [3, 3]
     assert not len(splits.make(dataset, "official", validation=0.0)["validation"])
-    with pytest.raises(InputError, match="noise has no official parts, lesion, datta or file want"):
+    with pytest.raises(
+        InputError,
+        match="split.strategy: expected lesion, datta, folds or file for noise, got 'official'",
+    ):
         splits.make(make_dataset([0, 1]), "official")
 
 
-def test_features_of_superpixels_by_hand(isic2017, tmp_path):
-    marks = {
+def test_attributes_of_superpixels_by_hand(isic2017, tmp_path):
+    annotations = {
         "pigment_network": [0, 1, 0, 0],
         "negative_network": [0, 0, 0, 0],
         "milia_like_cyst": [0, 1, 1, 0],
         "streaks": [0.0, 0.0, 0.0, 1.0],
     }
     files = {
-        "features": write_features(isic2017, "ISIC_0000001", marks),
+        "annotations": write_features(isic2017, "ISIC_0000001", annotations),
         "superpixels": isic2017 / "ISIC-2017_Training_Data" / "ISIC_0000001_superpixels.png",
     }
     data = attributes.encode(files, Path("i.jpg"), (6, 4), (6, 4))
@@ -178,7 +181,7 @@ def test_superpixels_are_numbered_over_three_channels(tmp_path):
     np.testing.assert_array_equal(attributes.read_superpixels(tmp_path / "s.png"), index)
 
 
-def test_features_as_masks_are_read_through_their_palette(tmp_path):
+def test_attributes_as_masks_are_read_through_their_palette(tmp_path):
     network = np.arange(24).reshape(4, 6) % 5 == 0
     globules = np.arange(24).reshape(4, 6) % 3 == 0
     save(tmp_path / "n.png", network)
@@ -190,20 +193,20 @@ def test_features_as_masks_are_read_through_their_palette(tmp_path):
     np.testing.assert_array_equal(images.decode_values(data, None), network + 16 * globules)
 
 
-def test_prepared_features(isic2017, tmp_path, fake):
+def test_prepared_attributes(isic2017, tmp_path, fake):
     """Superpixels come before masks of the year after; images without either have none."""
-    marks = {"streaks": [1, 0, 0, 0]}
+    annotations = {"streaks": [1, 0, 0, 0]}
     index = np.kron(QUARTERS, np.ones((11, 10), int))  # 44 by 60, an image of 45 by 60
     index = np.concatenate([index, index[-1:]])
-    write_features(isic2017, "ISIC_0000001", marks, index)
+    write_features(isic2017, "ISIC_0000001", annotations, index)
     write_masks(isic2017, "ISIC_0000001", {"globules": np.ones((45, 60), bool)})
     write_masks(isic2017, "ISIC_0000004", {"globules": fake.disc(2), "streaks": fake.disc(5)})
-    inventory = isic.read(isic2017, 2017)
-    assert set(inventory.notes["without_attributes"]) == set(LABELS) - {
+    index = isic.read(isic2017, 2017)
+    assert set(index.notes["without_attributes"]) == set(LABELS) - {
         "ISIC_0000001",
         "ISIC_0000004",
     }
-    assert writer.prepare(inventory, tmp_path / "out")["attributes"] == 2
+    assert writer.write(index, tmp_path / "out")["attributes"] == 2
     dataset = reader.load(tmp_path / "out")
     assert dataset.table["has_attributes"].tolist() == [True, False, False, True, False, False]
     examples = list(dataset.records)
@@ -225,40 +228,40 @@ def test_prepared_features(isic2017, tmp_path, fake):
 MALFORMED = {
     "no JSON": (
         lambda source: write_features(source, "ISIC_0000001", '{"streaks": [1'),
-        r"ISIC_0000001_features\.json: cannot be read .* wanted a JSON object",
+        r"ISIC_0000001_features\.json: expected a JSON object, got .* cannot be read",
     ),
-    "no feature": (
+    "no attribute": (
         lambda source: write_features(source, "ISIC_0000001", {"streak": [1, 0, 0, 0]}),
-        r"ISIC_0000001_features\.json: wanted a JSON object with some of pigment_network",
+        r"ISIC_0000001_features\.json: expected a JSON object with some of pigment_network",
     ),
-    "too few marks": (
+    "too few values": (
         lambda source: write_features(source, "ISIC_0000001", {"streaks": [1, 0, 0]}),
-        r"features\.json, streaks: given 3 values, wanted one for each of the 4 superpixels of .*"
-        r"ISIC_0000001_superpixels\.png",
+        r"features\.json, streaks: expected 4 values, one for each superpixel of .*"
+        r"ISIC_0000001_superpixels\.png, got 3",
     ),
-    "marks that are no bits": (
+    "values that are no bits": (
         lambda source: write_features(source, "ISIC_0000001", {"streaks": [1, 0, 0, [2]]}),
-        r"features\.json, streaks: wanted 0 or 1 for each superpixel",
+        r"features\.json, streaks: expected 0 or 1 for each superpixel",
     ),
     "superpixels of another aspect": (
         lambda source: write_features(source, "ISIC_0000001", {"streaks": [1] * 4}, QUARTERS.T),
-        r"superpixels\.png is 4x6 and its image .*ISIC_0000001\.jpg is 60x45",
+        r"superpixels\.png: expected .* image .*ISIC_0000001\.jpg \(60x45\), got 4x6",
     ),
     "mask of another aspect": (
         lambda source: write_masks(source, "ISIC_0000001", {"globules": np.eye(9, dtype=bool)}),
-        r"attribute_globules\.png is 9x9 and its image .*ISIC_0000001\.jpg is 60x45",
+        r"attribute_globules\.png: expected .*ISIC_0000001\.jpg \(60x45\), got 9x9",
     ),
 }
 
 
 @pytest.mark.parametrize("case", MALFORMED)
-def test_malformed_features_are_named(isic2017, tmp_path, case):
+def test_malformed_attributes_are_named(isic2017, tmp_path, case):
     spoil, message = MALFORMED[case]
     spoil(isic2017)
-    inventory = isic.read(isic2017, 2017)
+    index = isic.read(isic2017, 2017)
     with pytest.raises(InputError, match=message):
-        writer.prepare(inventory, tmp_path / "out")
-    report = writer.prepare(inventory, tmp_path / "out", skip_bad=True)
+        writer.write(index, tmp_path / "out")
+    report = writer.write(index, tmp_path / "out", skip_bad=True)
     assert list(report["problems"]["unusable_attributes"]) == ["ISIC_0000001"]
     assert report["images"] == 5
 
@@ -267,37 +270,48 @@ def test_malformed_tables_are_named(isic2017, tmp_path):
     table = isic2017 / "ISIC-2017_Training_Part3_GroundTruth.csv"
     text = table.read_text()
     table.write_text(text.replace("1.0,0.0", "1.0,1.0"))
-    with pytest.raises(InputError, match=r"row 2: given melanoma and seborrheic_keratosis, wanted"):
+    with pytest.raises(
+        InputError, match=r"row 2: expected one diagnosis, got melanoma and seborrheic_keratosis"
+    ):
         isic.read(isic2017, 2017)
     table.write_text(text.replace("1.0,0.0", "0.5,0.0"))
-    with pytest.raises(InputError, match=r"row 2, melanoma: given '0.5', wanted 0 or 1"):
+    with pytest.raises(InputError, match=r"row 2, melanoma: expected 0 or 1, got '0.5'"):
         isic.read(isic2017, 2017)
     table.write_text(text + "ISIC_0000003,0.0,0.0\n")
     problems = isic.read(isic2017, 2017).problems
     assert problems["conflicting_rows"] == {
-        "ISIC_0000003": "stands in the train and the validation part"
+        "ISIC_0000003": "is in the train and the validation part"
     }
     table.write_text(text + "ISIC_0000009,0.0,0.0\n")
     (isic2017 / "ISIC-2017_Validation_Part3_GroundTruth.csv").unlink()
-    inventory = isic.read(isic2017, 2017)
-    assert list(inventory.problems["missing_image"]) == ["ISIC_0000009"]
-    assert list(inventory.problems["unlabelled_image"]) == ["ISIC_0000003"]
-    assert inventory.notes["missing_part"] == {"validation": "has no table of diagnoses"}
+    index = isic.read(isic2017, 2017)
+    assert list(index.problems["missing_image"]) == ["ISIC_0000009"]
+    assert list(index.problems["unlabelled_image"]) == ["ISIC_0000003"]
+    assert index.notes["missing_part"] == {"validation": "has no table of diagnoses"}
 
 
 def test_wrong_folders_and_years_are_one_clear_error(isic2017, tmp_path):
-    with pytest.raises(InputError, match="year: 2018 given, 2016 or 2017 wanted"):
+    with pytest.raises(InputError, match="year: expected 2016 or 2017, got 2018"):
         isic.read(isic2017, 2018)
-    with pytest.raises(InputError, match="nowhere is no folder"):
+    with pytest.raises(
+        InputError, match="source: expected a folder that holds ISIC 2017, got .*nowhere"
+    ):
         isic.read(tmp_path / "nowhere", 2017)
-    with pytest.raises(InputError, match="no table of diagnoses, wanted ISBI2016_ISIC_Part3_Train"):
+    with pytest.raises(
+        InputError,
+        match="expected a table of diagnoses such as ISBI2016_ISIC_Part3_Train.*, got none",
+    ):
         isic.read(isic2017, 2016)
     table = tmp_path / "ISBI2016_ISIC_Part3_Training_GroundTruth.csv"
     table.write_text("ISIC_0000001,evil\n")
-    with pytest.raises(InputError, match=r"row 1, diagnosis: given 'evil', wanted benign, malig"):
+    with pytest.raises(
+        InputError, match=r"row 1, diagnosis: expected benign, malignant, 0 or 1, got 'evil'"
+    ):
         isic.read(tmp_path, 2016)
     table.write_text("ISIC_0000001,benign\n")
-    with pytest.raises(InputError, match="holds no images of ISIC 2016"):
+    with pytest.raises(
+        InputError, match="expected images of ISIC 2016 in its _Data folders, got none"
+    ):
         isic.read(tmp_path, 2016)
 
 
@@ -334,20 +348,20 @@ def real_isic2017(tmp_path_factory):
 
 def test_counts_on_isic2017(real_isic2017):
     """The published counts of each part (Codella et al. 2017; Datta et al. 2021, notebooks)."""
-    inventory = isic.read(real_isic2017, 2017)
+    index = isic.read(real_isic2017, 2017)
     expected = {
         "train": {"melanoma": 374, "seborrheic_keratosis": 254, "nevus": 1372},
         "validation": {"melanoma": 30, "seborrheic_keratosis": 42, "nevus": 78},
         "test": {"melanoma": 117, "seborrheic_keratosis": 90, "nevus": 393},
     }
     for part, counts in expected.items():
-        there = [row.dx for row in inventory.rows if row.part == part]
-        assert {name: there.count(name) for name in inventory.class_names} == counts
-    assert sum(row.has_mask for row in inventory.rows) == 2150
-    assert sum(row.has_attributes for row in inventory.rows) == 1800
-    assert inventory.problems == {}
-    row = next(row for row in inventory.rows if row.image_id == "ISIC_0000000")
-    data = io.BytesIO(attributes.encode(row.attributes, row.image, (256, 256), (256, 256)))
+        there = [row.dx for row in index.images if row.part == part]
+        assert {name: there.count(name) for name in index.class_names} == counts
+    assert sum(row.has_mask for row in index.images) == 2150
+    assert sum(row.has_attributes for row in index.images) == 1800
+    assert index.problems == {}
+    row = next(row for row in index.images if row.image_id == "ISIC_0000000")
+    data = io.BytesIO(attributes.encode(row.attributes, row.path, (256, 256), (256, 256)))
     union = np.zeros((256, 256), bool)
     for path in row.attributes.values():
         union |= np.asarray(Image.open(path)) > 0

@@ -198,13 +198,13 @@ def test_records_index_like_a_sequence():
 
 
 @pytest.mark.parametrize(
-    ("argument", "value", "wanted"),
+    ("argument", "value", "expected"),
     [
-        ("num_images", 6, ">= 7"),
-        ("image_size", 31, ">= 32"),
-        ("seed", -1, ">= 0"),
+        ("num_images", 6, "at least 7"),
+        ("image_size", 31, "at least 32"),
+        ("seed", -1, "at least 0"),
     ],
 )
-def test_bad_arguments_are_refused(argument, value, wanted):
-    with pytest.raises(InputError, match=f"{argument} is {value}, but must be {wanted}"):
+def test_bad_arguments_are_refused(argument, value, expected):
+    with pytest.raises(InputError, match=f"dataset.{argument}: expected {expected}, got {value}"):
         synthetic.load(**{argument: value})

@@ -22,7 +22,7 @@ def out(tmp_path, dataverse):
     """A prepared data set; its last image has no mask."""
     masks = dataverse / "HAM10000_segmentations_lesion_tschandl"
     (masks / "ISIC_0000009_segmentation.png").unlink()
-    writer.prepare(ham10000.read(dataverse), tmp_path / "out")
+    writer.write(ham10000.read(dataverse), tmp_path / "out")
     return tmp_path / "out"
 
 
@@ -70,7 +70,7 @@ def test_image_size(out, size, shape):
 
 @pytest.mark.parametrize("size", [0, (10, -1)])
 def test_bad_image_size(out, size):
-    with pytest.raises(InputError, match="image_size: given"):
+    with pytest.raises(InputError, match="image_size: expected one or two lengths in pixels, got"):
         reader.load(out, size)
 
 
@@ -100,13 +100,13 @@ def test_plain_tfds_reads_it_without_tensorflow(out, dataverse):
     for record in source:
         path = image_file(dataverse, record["image_id"].decode())
         assert record["image"] == path.read_bytes()
-        assert record["mask"].ndim == 3  # decoded by TFDS, also where it is only a stand-in
+        assert record["mask"].ndim == 3  # decoded by TFDS, also if it is a placeholder
 
 
 def test_what_is_no_prepared_data_set(tmp_path):
-    with pytest.raises(InputError, match="no prepared data set"):
+    with pytest.raises(InputError, match="expected a folder that tools/prepare"):
         reader.load(tmp_path)
-    with pytest.raises(InputError, match="no prepared data set"):
+    with pytest.raises(InputError, match="expected a folder that tools/prepare"):
         reader.load(tmp_path / "nowhere")
 
 
@@ -114,13 +114,13 @@ def test_index_and_records_must_agree(out):
     index = out / "index.csv"
     whole = index.read_text().splitlines()
     index.write_text("\n".join(whole[:-1]))
-    with pytest.raises(InputError, match=r"index\.csv has 7 rows, wanted .* the 8 records"):
+    with pytest.raises(InputError, match=r"index\.csv: expected 8 rows, one per record, got 7"):
         reader.load(out)
     index.write_text("\n".join([*whole[:-1], whole[-1].replace("bkl", "nevus")]))
-    with pytest.raises(InputError, match=r"index\.csv, row 9, dx: given 'nevus'"):
+    with pytest.raises(InputError, match=r"index\.csv, row 9, dx: expected .*, got 'nevus'"):
         reader.load(out)
     index.unlink()
-    with pytest.raises(InputError, match=r"index\.csv: cannot be read"):
+    with pytest.raises(InputError, match=r"index\.csv: expected a CSV file, got .* cannot be read"):
         reader.load(out)
 
 
@@ -134,10 +134,14 @@ def test_damaged_records_are_named(out):
     shard = next(out.glob("*array_record*"))
     data = shard.read_bytes()
     shard.write_bytes(data[: len(data) // 2])
-    with pytest.raises(InputError, match=rf"{out}: record 2, image ISIC_0000004, cannot be"):
+    with pytest.raises(
+        InputError, match=rf"{out}, record 2, image ISIC_0000004: expected .* cannot be decoded"
+    ):
         unopened(records)[2]
     shard.unlink()
-    with pytest.raises(InputError, match=rf"{out}: record 2, image ISIC_0000004, cannot be"):
+    with pytest.raises(
+        InputError, match=rf"{out}, record 2, image ISIC_0000004: expected .* cannot be decoded"
+    ):
         unopened(records)[2]
 
 
@@ -160,7 +164,7 @@ def test_an_index_in_another_order_is_found(out):
     table = reader.load(out).table
     swapped = reader.Records(out, table["image_id"], None)
     np.testing.assert_array_equal(swapped[2]["image"], records[2]["image"])
-    with pytest.raises(InputError, match=r"image ISIC_0000003, .* that of b'ISIC_0000002'"):
+    with pytest.raises(InputError, match=r"image ISIC_0000003: .* is of b'ISIC_0000002'"):
         swapped[0]
 
 
@@ -169,11 +173,13 @@ def test_images_that_do_not_decode_are_named(out, monkeypatch):
     whole = reader.open_records(out)[1]
     half = {**whole, "image": whole["image"][:300]}
     monkeypatch.setattr(reader, "open_records", lambda folder: [half, half])
-    with pytest.raises(InputError, match=rf"{out}: record 1, image ISIC_0000003, cannot be"):
+    with pytest.raises(
+        InputError, match=rf"{out}, record 1, image ISIC_0000003: expected .* cannot be decoded"
+    ):
         unopened(records)[1]
 
 
-def test_stand_in_for_a_mask_is_one_black_pixel():
+def test_the_placeholder_of_a_mask_is_one_black_pixel():
     np.testing.assert_array_equal(images.decode_mask(images.blank_mask(), None), [[0]])
 
 

@@ -32,7 +32,7 @@ def truncate(path):
 
 
 def test_report_counts(tmp_path, dataverse):
-    report = writer.prepare(ham10000.read(dataverse), tmp_path / "out")
+    report = writer.write(ham10000.read(dataverse), tmp_path / "out")
     assert report == json.loads((tmp_path / "out" / "report.json").read_text())
     # Counted by hand in the table of rows: two bkl of one lesion, one of every other class.
     ones = dict.fromkeys(ham10000.CLASS_NAMES, 1)
@@ -44,7 +44,7 @@ def test_report_counts(tmp_path, dataverse):
 
 def test_index_has_one_line_per_record_in_order(tmp_path, dataverse):
     out = tmp_path / "new" / "out"
-    writer.prepare(ham10000.read(dataverse), out)
+    writer.write(ham10000.read(dataverse), out)
     lines = (out / "index.csv").read_text().splitlines()
     assert lines[0] == "image_id,lesion_id,dx,dx_type,age,sex,localization,has_mask"
     assert lines[2] == "ISIC_0000003,HAM_0000003,nv,follow_up,,female,back,1"
@@ -56,31 +56,33 @@ def test_index_has_one_line_per_record_in_order(tmp_path, dataverse):
 def test_layouts_give_the_same_records(tmp_path, kaggle, dataverse, isic2018):
     images = []
     for source in (kaggle, dataverse, isic2018):
-        writer.prepare(ham10000.read(source), tmp_path / "out", overwrite=True)
+        writer.write(ham10000.read(source), tmp_path / "out", overwrite=True)
         records = reader.open_records(tmp_path / "out")
         images.append([(r["image_id"], r["label"], r["image"]) for r in records])
     assert images[0] == images[1] == images[2]
 
 
 def test_size_shrinks_image_and_mask_alike(tmp_path, dataverse):
-    writer.prepare(ham10000.read(dataverse), tmp_path / "out", size=30)
+    writer.write(ham10000.read(dataverse), tmp_path / "out", size=30)
     for example in reader.load(tmp_path / "out").records:
         assert example["image"].shape == (30, 40, 3)
         assert example["mask"].shape == (30, 40)
-    with pytest.raises(InputError, match="size: given 0"):
-        writer.prepare(ham10000.read(dataverse), tmp_path / "other", size=0)
+    with pytest.raises(InputError, match="size: expected at least 1 pixel, got 0"):
+        writer.write(ham10000.read(dataverse), tmp_path / "other", size=0)
 
 
 def test_missing_images_stop_before_anything_is_written(tmp_path, kaggle):
     image_file(kaggle, "ISIC_0000005").unlink()
-    inventory = ham10000.read(kaggle)
-    with pytest.raises(InputError, match=r"1 missing image: ISIC_0000005 .*--skip-bad") as raised:
-        writer.prepare(inventory, tmp_path / "out")
+    index = ham10000.read(kaggle)
+    with pytest.raises(
+        InputError, match=r"expected .*--skip-bad.*, got 1 missing image: ISIC_0000005"
+    ) as raised:
+        writer.write(index, tmp_path / "out")
     refused = tmp_path / "out.report.json"
     assert str(refused) in str(raised.value)
     assert list(json.loads(refused.read_text())["problems"]["missing_image"]) == ["ISIC_0000005"]
     assert not (tmp_path / "out").exists()
-    report = writer.prepare(inventory, tmp_path / "out", skip_bad=True)
+    report = writer.write(index, tmp_path / "out", skip_bad=True)
     assert report["images"] == 7
     assert list(report["problems"]["missing_image"]) == ["ISIC_0000005"]
     assert not refused.exists()  # it described a run that is over
@@ -91,13 +93,13 @@ def test_all_unusable_files_are_named_at_once(tmp_path, dataverse):
         truncate(image_file(dataverse, image_id))
     masks = dataverse / "HAM10000_segmentations_lesion_tschandl"
     Image.new("1", (45, 60)).save(masks / f"{ALL_IDS[5]}_segmentation.png")
-    inventory = ham10000.read(dataverse)
+    index = ham10000.read(dataverse)
     with pytest.raises(InputError) as raised:
-        writer.prepare(inventory, tmp_path / "out")
+        writer.write(index, tmp_path / "out")
     for text in (*ALL_IDS[1:3], "2 unreadable image", "1 unusable mask", "45x60", "60x45"):
         assert text in str(raised.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dataverse", "out.report.json"]
-    report = writer.prepare(inventory, tmp_path / "out", skip_bad=True)
+    report = writer.write(index, tmp_path / "out", skip_bad=True)
     assert list(report["problems"]["unreadable_image"]) == ALL_IDS[1:3]
     dataset = reader.load(tmp_path / "out")
     assert dataset.table["image_id"].tolist() == [ALL_IDS[i] for i in (0, 3, 4, 6, 7)]
@@ -106,36 +108,36 @@ def test_all_unusable_files_are_named_at_once(tmp_path, dataverse):
 def test_nothing_usable_is_an_error(tmp_path, kaggle):
     for path in kaggle.glob("*/*.jpg"):
         path.write_bytes(b"")
-    with pytest.raises(InputError, match="no usable image"):
-        writer.prepare(ham10000.read(kaggle), tmp_path / "out", skip_bad=True)
+    with pytest.raises(InputError, match="expected at least one usable image, got none"):
+        writer.write(ham10000.read(kaggle), tmp_path / "out", skip_bad=True)
     assert not (tmp_path / "out").exists()
 
 
 def test_an_existing_data_set_is_only_replaced_on_request(tmp_path, kaggle):
     out = tmp_path / "out"
-    writer.prepare(ham10000.read(kaggle), out)
+    writer.write(ham10000.read(kaggle), out)
     before = contents(out)
     with pytest.raises(InputError, match="--overwrite"):
-        writer.prepare(ham10000.read(kaggle), out)
+        writer.write(ham10000.read(kaggle), out)
     truncate(image_file(kaggle, ALL_IDS[0]))
     with pytest.raises(InputError, match="unreadable"):
-        writer.prepare(ham10000.read(kaggle), out, overwrite=True)
+        writer.write(ham10000.read(kaggle), out, overwrite=True)
     assert contents(out) == before
-    writer.prepare(ham10000.read(kaggle), out, overwrite=True, skip_bad=True)
+    writer.write(ham10000.read(kaggle), out, overwrite=True, skip_bad=True)
     assert len(reader.load(out)) == 7
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kaggle", "out"]
 
 
 def test_other_files_are_never_replaced(tmp_path, kaggle):
     before = {path: path.read_bytes() for path in kaggle.rglob("*.*")}
-    with pytest.raises(InputError, match="holds other files"):
-        writer.prepare(ham10000.read(kaggle), kaggle, overwrite=True)
+    with pytest.raises(InputError, match="out: expected a new folder, got .* holds other files"):
+        writer.write(ham10000.read(kaggle), kaggle, overwrite=True)
     assert {path: path.read_bytes() for path in kaggle.rglob("*.*")} == before
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="is a file"):
-        writer.prepare(ham10000.read(kaggle), tmp_path / "file", overwrite=True)
-    with pytest.raises(InputError, match="cannot be made"):
-        writer.prepare(ham10000.read(kaggle), tmp_path / "file" / "out")
+    with pytest.raises(InputError, match="out: expected a folder, got the file"):
+        writer.write(ham10000.read(kaggle), tmp_path / "file", overwrite=True)
+    with pytest.raises(InputError, match="out: .* cannot be created"):
+        writer.write(ham10000.read(kaggle), tmp_path / "file" / "out")
 
 
 @pytest.mark.parametrize("stage", ["writing", "verifying"])
@@ -148,12 +150,12 @@ def test_interruption_leaves_what_was_there(tmp_path, kaggle, stage):
 
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        writer.prepare(ham10000.read(kaggle), out, track=interrupt)
+        writer.write(ham10000.read(kaggle), out, track=interrupt)
     assert [path.name for path in tmp_path.iterdir()] == ["kaggle"]
-    writer.prepare(ham10000.read(kaggle), out)
+    writer.write(ham10000.read(kaggle), out)
     before = contents(out)
     with pytest.raises(KeyboardInterrupt):
-        writer.prepare(ham10000.read(kaggle), out, overwrite=True, track=interrupt)
+        writer.write(ham10000.read(kaggle), out, overwrite=True, track=interrupt)
     assert contents(out) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kaggle", "out"]
 
@@ -168,7 +170,7 @@ def test_records_that_read_back_differently_are_found(tmp_path, kaggle, monkeypa
 
     monkeypatch.setattr(writer, "open_records", corrupt)
     with pytest.raises(RuntimeError, match="record 4 is not the ISIC_0000006"):
-        writer.prepare(ham10000.read(kaggle), tmp_path / "out")
+        writer.write(ham10000.read(kaggle), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -180,7 +182,7 @@ def test_progress_counts_every_image(tmp_path, kaggle):
             seen.append((what, total))
             yield item
 
-    writer.prepare(ham10000.read(kaggle), tmp_path / "out", track=track)
+    writer.write(ham10000.read(kaggle), tmp_path / "out", track=track)
     assert seen == [("writing", 8)] * 8 + [("verifying", 8)] * 8
 
 
@@ -189,7 +191,7 @@ import sys
 from pathlib import Path
 from jaxattn.data.sources import ham10000
 from jaxattn.data.tfds import writer
-writer.prepare(ham10000.read(Path(sys.argv[1])), Path(sys.argv[2]))
+writer.write(ham10000.read(Path(sys.argv[1])), Path(sys.argv[2]))
 status = Path("/proc/self/status").read_text()
 print(status.split("VmHWM:")[1].split()[0])
 """
@@ -224,7 +226,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path, fake):
 @pytest.mark.slow
 def test_real_ham10000(tmp_path, real_source):
     start = time.monotonic()
-    report = writer.prepare(ham10000.read(real_source), tmp_path / "out")
+    report = writer.write(ham10000.read(real_source), tmp_path / "out")
     assert time.monotonic() - start < 180  # the promise for two cores
     # The counts that its authors published.
     published = {"nv": 6705, "mel": 1113, "bkl": 1099, "bcc": 514, "akiec": 327}

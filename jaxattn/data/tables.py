@@ -1,13 +1,13 @@
-"""CSV files that other people wrote: read strictly, and say exactly where one is wrong."""
+"""A strict reader of CSV files from elsewhere; errors name the row and the column."""
 
 import csv
 import dataclasses
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from jaxattn.errors import InputError, suggestion
+from jaxattn.errors import InputError, invalid, unknown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +17,7 @@ class CsvRow:
     Attributes:
         path: The file.
         row: Number of the line in the file; the header is row 1.
-        fields: Column name to text, stripped of blanks around it.
+        fields: Column name to text, without surrounding blanks.
     """
 
     path: Path
@@ -27,14 +27,12 @@ class CsvRow:
     def __getitem__(self, field: str) -> str:
         return self.fields[field]
 
-    def error(self, field: str, wanted: str) -> InputError:
-        """Returns the error that says that ``field`` of this row is not what was wanted."""
-        return InputError(
-            f"{self.path}, row {self.row}, {field}: given {self.fields[field]!r}, wanted {wanted}"
-        )
+    def error(self, field: str, expected: str) -> InputError:
+        """The error for a wrong ``field`` of this row."""
+        return invalid(self._place(field), expected, repr(self.fields[field]))
 
     def text(self, field: str) -> str:
-        """Returns a field that must not be empty.
+        """A field that must not be empty.
 
         Raises:
             InputError: It is empty.
@@ -43,20 +41,18 @@ class CsvRow:
             raise self.error(field, "a name")
         return self.fields[field]
 
-    def choice(self, field: str, known: Sequence[str]) -> str:
-        """Returns a field that must be one of ``known``.
+    def choice(self, field: str, known: Collection[str]) -> str:
+        """A field that must be one of ``known``.
 
         Raises:
             InputError: It is none of them.
         """
         if self.fields[field] not in known:
-            wanted = f"one of {', '.join(known)}"
-            near = suggestion(self.fields[field], known)
-            raise self.error(field, wanted + near if "mean" in near else wanted)
+            raise unknown(self._place(field), self.fields[field], known)
         return self.fields[field]
 
     def number(self, field: str, low: int, high: int) -> float:
-        """Returns a field that must be a number in ``[low, high]``.
+        """A field that must be a number in ``[low, high]``.
 
         Raises:
             InputError: It is no number, or outside.
@@ -66,11 +62,11 @@ class CsvRow:
         except ValueError:
             value = math.nan
         if not low <= value <= high:
-            raise self.error(field, f"a number from {low} to {high}")
+            raise self.error(field, f"a number in [{low}, {high}]")
         return value
 
     def hot(self, fields: Sequence[str]) -> list[str]:
-        """Returns those of the fields that are 1.
+        """Those of the fields that are 1.
 
         Raises:
             InputError: One is neither 0 nor 1.
@@ -81,16 +77,19 @@ class CsvRow:
                 raise self.error(field, "0 or 1")
         return [field for field, value in values.items() if value]
 
+    def _place(self, field: str) -> str:
+        return f"{self.path}, row {self.row}, {field}"
+
 
 def read_table(path: Path, columns: Sequence[str], *, has_header: bool = True) -> list[CsvRow]:
     """Reads a comma-separated file.
 
-    A byte order mark, columns beyond those asked for, blank lines and blanks around a field are
-    accepted; blanks inside a column's name read as underscores.
+    Accepts a byte order mark, further columns, blank lines and blanks around a field; blanks inside
+    a column's name read as underscores.
 
     Args:
         path: The file, UTF-8.
-        columns: Columns that it must have; all of them, in order, where it does not name them.
+        columns: Columns that it must have; without a header all of its columns, in order.
         has_header: Whether the first row names the columns.
 
     Returns:
@@ -102,7 +101,7 @@ def read_table(path: Path, columns: Sequence[str], *, has_header: bool = True) -
     """
     reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     header: list[str] = [] if has_header else list(columns)
-    lines = []
+    rows = []
     try:
         for values in reader:
             values = [value.strip() for value in values]
@@ -112,20 +111,17 @@ def read_table(path: Path, columns: Sequence[str], *, has_header: bool = True) -
                 header = [value.replace(" ", "_") for value in values]
                 _check_header(path, header, columns)
             elif len(values) != len(header):
-                raise InputError(
-                    f"{path}, row {reader.line_num}: given {len(values)} fields, wanted "
-                    f"{len(header)} as in the header ({', '.join(header)})"
-                )
+                expected = f"{len(header)} fields ({', '.join(header)})"
+                raise invalid(f"{path}, row {reader.line_num}", expected, len(values))
             else:
-                lines.append(CsvRow(path, reader.line_num, dict(zip(header, values, strict=True))))
+                rows.append(CsvRow(path, reader.line_num, dict(zip(header, values, strict=True))))
     except csv.Error as error:
-        raise InputError(
-            f"{path}, row {reader.line_num}: no CSV ({error}), wanted comma-separated fields"
-        ) from error
-    if not lines:
+        place = f"{path}, row {reader.line_num}"
+        raise invalid(place, "comma-separated fields", f"no CSV ({error})") from error
+    if not rows:
         given = "only a header" if header else "an empty file"
-        raise InputError(f"{path}: given {given}, wanted rows with {', '.join(columns)}")
-    return lines
+        raise invalid(str(path), f"rows with {', '.join(columns)}", given)
+    return rows
 
 
 def _text(path: Path) -> str:
@@ -133,12 +129,11 @@ def _text(path: Path) -> str:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         row = error.object[: error.start].count(b"\n") + 1
-        raise InputError(
-            f"{path}, row {row}: byte {error.object[error.start]:#04x} is not UTF-8, "
-            "wanted a UTF-8 file"
-        ) from error
+        given = f"byte {error.object[error.start]:#04x}"
+        raise invalid(f"{path}, row {row}", "UTF-8", given) from error
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}), wanted a CSV file") from error
+        given = f"a file that cannot be read ({error.strerror})"
+        raise invalid(str(path), "a CSV file", given) from error
 
 
 def _check_header(path: Path, header: Sequence[str], columns: Sequence[str]) -> None:
@@ -147,7 +142,5 @@ def _check_header(path: Path, header: Sequence[str], columns: Sequence[str]) -> 
         return
     for delimiter, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
         if len(header) == 1 and delimiter in header[0]:
-            raise InputError(f"{path}, row 1: given fields separated by {name}, wanted commas")
-    raise InputError(
-        f"{path}, row 1: given the columns {', '.join(header)}, wanted also {', '.join(missing)}"
-    )
+            raise invalid(f"{path}, row 1", "fields separated by commas", name)
+    raise invalid(f"{path}, row 1", f"the columns {', '.join(missing)}", ", ".join(header))
