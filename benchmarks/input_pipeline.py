@@ -38,9 +38,9 @@ from PIL import Image
 from benchmarks import measure, ours, tables
 from benchmarks.process import Process, Timed, Unavailable
 from jaxattn import steps
-from jaxattn.data.loaders import MOST_THREADS, Loader, decode_all
+from jaxattn.data.loaders import MAX_THREADS, Loader, decode_all
 from jaxattn.data.samplers import Sampler
-from jaxattn.data.sources.source_index import Row, SourceIndex
+from jaxattn.data.sources.source_index import SourceImage, SourceIndex
 from jaxattn.data.synthetic import dataset as synthetic
 from jaxattn.data.tfds import reader, writer
 from jaxattn.errors import invalid
@@ -52,7 +52,7 @@ PEERS = ("tf.data", "tf.data, aliased", "DataLoader")
 #: round differently.
 SAME_PIXELS = 2.0
 #: More batches than any pipeline has in flight: uncounted ones before and after a measurement.
-AHEAD = min(MOST_THREADS, 2 * (os.cpu_count() or 1)) + 4
+AHEAD = min(MAX_THREADS, 2 * (os.cpu_count() or 1)) + 4
 #: Measurements of a training loop for each of a rate: its goal is within one per cent of a step.
 TURNS = 5
 #: Standard deviation of sensor noise, in grey levels.
@@ -112,9 +112,9 @@ def write_images(folder: Path, images: Sequence[Image.Image]) -> None:
         path = folder / f"{number:05d}.jpg"
         image.save(path, "JPEG", quality=95, subsampling=0)
         dx = CLASSES[number % len(CLASSES)]
-        rows.append(Row(image_id=path.stem, lesion_id=path.stem, dx=dx, image=path))
+        rows.append(SourceImage(path.stem, path.stem, dx, path=path))
     index = SourceIndex("synthetic", "benchmark", folder, CLASSES, "", rows, {}, {})
-    writer.prepare(index, folder / "prepared")
+    writer.write(index, folder / "prepared")
 
 
 def drawn(folder: Path, count: int, shape: tuple[int, int], small: int) -> dict[str, Path]:

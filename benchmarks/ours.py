@@ -2,13 +2,13 @@
 
 import importlib
 import time
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from benchmarks.peers.steps import steady
 from jaxattn import train
 from jaxattn.config import base
 from jaxattn.train import Training
@@ -43,9 +43,8 @@ class Step:
     """A compiled training step on a batch that is in place.
 
     Attributes:
+        run: What is trained.
         state: The training state.
-        data: Arrays that stay on the device.
-        batch: The batch.
         compiled: The program.
         compile_seconds: Seconds that lowering and compiling took.
     """
@@ -53,47 +52,40 @@ class Step:
     def __init__(self, run: Training, data: Any = None, batch: Any = None):
         """Compiles the step; data and batch are by default those of the run's loader."""
         self.run, self.state = run, run.init()
-        self.data = run.loader.data if data is None else data
-        self.batch = batch or next(run.loader.training(run.sampler, 0, 1))
-        since = time.perf_counter()
+        self._data = run.loader.data if data is None else data
+        self._batch = batch or next(run.loader.training(run.sampler, 0, 1))
         jitted: Any = run.step
-        self.compiled = jitted.lower(self.state, self.data, self.batch).compile()
+        since = time.perf_counter()
+        self.compiled = jitted.lower(self.state, self._data, self._batch).compile()
         self.compile_seconds = time.perf_counter() - since
 
     def __call__(self, batch: Any = None) -> dict[str, jax.Array]:
         """Takes a step, on the given batch or the one in place, and returns its metrics."""
-        self.state, metrics = self.compiled(self.state, self.data, batch or self.batch)
+        self.state, metrics = self.compiled(self.state, self._data, batch or self._batch)
         return metrics
 
 
 class Loop(NamedTuple):
-    """The training loop, with batches from the loader or the one in place.
+    """The training loop, as `measure.seconds` expects it.
 
     Attributes:
         step: Takes the steps.
-        warm: Uncounted steps at the start of a measurement: enough to use up prefetched batches.
-        in_place: Whether to use the batch in place.
+        warm: Uncounted steps before: enough to use up prefetched batches.
+        in_place: Whether to use the batch in place, and not those of the loader.
     """
 
     step: Step
-    warm: int
+    warm: int = 1
     in_place: bool = False
-
-    def _batches(self, calls: int) -> Iterator[Any]:
-        if self.in_place:
-            return iter([self.step.batch] * (self.warm + calls))
-        # Some more batches, so that prefetching goes on to the end.
-        run = self.step.run
-        return run.loader.training(run.sampler, 0, self.warm + 2 * calls)
 
     def time(self, calls: int) -> float:
         """Mean seconds of a step."""
-        batches = self._batches(calls)
-        for _ in range(self.warm):
-            metrics = self.step(next(batches))
-        jax.block_until_ready(metrics)
-        since = time.perf_counter()
-        for _ in range(calls):
-            metrics = self.step(next(batches))
-        jax.block_until_ready(metrics)
-        return (time.perf_counter() - since) / calls
+        run, count = self.step.run, self.warm + calls
+        # The loader has more batches, so that it prefetches to the end.
+        batches = (
+            iter([None] * count)
+            if self.in_place
+            else run.loader.training(run.sampler, 0, count + calls)
+        )
+        work = (self.step(next(batches)) for _ in range(count))
+        return steady(work, jax.block_until_ready, self.warm, calls)

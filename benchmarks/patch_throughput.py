@@ -8,12 +8,12 @@ in memory. The three take turns; a result is the median of its rounds. Each roun
 uncounted step, as the others have just used caches and memory.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from benchmarks import measure, ours, tables
-from benchmarks.peers.steps import Ready, timed
+from benchmarks.peers.steps import Ready
 from jaxattn.config import base
 
 CROPS = 9
@@ -41,17 +41,7 @@ def config_of(strategy: str, *, backbone: str, dtype: str, images: int, size: in
     return config
 
 
-class _Torch(NamedTuple):
-    """Steps of PyTorch, as `measure.seconds` expects them."""
-
-    ready: Ready
-
-    def time(self, calls: int) -> float:
-        timed(self.ready, 1)
-        return timed(self.ready, calls)
-
-
-def _torch(dtype: str, images: int, size: int) -> _Torch:
+def _torch(dtype: str, images: int, size: int) -> Ready:
     """The published model's step on random crops."""
     import torch
 
@@ -59,7 +49,7 @@ def _torch(dtype: str, images: int, size: int) -> _Torch:
     from references import torch_models
 
     model, crops = torch_models.PatchDenseNet(7, CROPS), torch.rand(images, CROPS, 3, size, size)
-    return _Torch(torch_step.make_step(model, crops, torch.arange(images) % 7, dtype, 1e-5))
+    return torch_step.make_step(model, crops, torch.arange(images) % 7, dtype, 1e-5)
 
 
 def run(
@@ -85,7 +75,7 @@ def run(
     ways: dict[str, Any] = {}
     for strategy in ("attention", "plain"):
         config = config_of(strategy, backbone=backbone, dtype=dtype, images=images, size=size)
-        ways[strategy] = ours.Loop(ours.Step(ours.setup(config)), warm=1)
+        ways[strategy] = ours.Loop(ours.Step(ours.setup(config)))
     if pytorch:
         ways["pytorch"] = _torch(dtype, images, size)
     taken = measure.seconds(ways, repeats=rounds, calls=steps)
@@ -94,6 +84,7 @@ def run(
         {
             "way": name,
             "patches_per_second": patches / each["median"],
+            "of_plain": taken["plain"]["median"] / each["median"],
             "rounds": [patches / seconds for seconds in each["all"]],
         }
         for name, each in taken.items()

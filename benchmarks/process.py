@@ -100,18 +100,13 @@ class Timed(NamedTuple):
     Attributes:
         process: The peer.
         arguments: Arguments besides ``calls``.
-        warm: Uncounted calls before each measurement: other processes have just used the caches,
-            and the peer's threads sleep.
     """
 
     process: Process
-    arguments: Mapping[str, Any]
-    warm: int = 0
+    arguments: Mapping[str, Any] = {}
 
     def time(self, calls: int) -> float:
         """Mean seconds per call."""
-        if self.warm:
-            self.process.ask("time", calls=self.warm, **self.arguments)
         return self.process.ask("time", calls=calls, **self.arguments)
 
 

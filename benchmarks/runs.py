@@ -25,7 +25,9 @@ test part if it has masks, else of the validation part, which must have been eva
 """
 
 import json
-from collections.abc import Iterator
+import math
+import statistics
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,11 +39,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks import measure, tables
+from benchmarks.goals import lookup
 from jaxattn import evaluate, metrics, reference_results, run_dir
 from jaxattn.data import load
 from jaxattn.errors import invalid, unknown
 
 Row = dict[str, Any]
+DIFFERENCE = "bfloat16 - float32"
 
 
 class Kind(NamedTuple):
@@ -96,11 +100,23 @@ KINDS = {
 }
 
 
-def lookup(tree: Any, path: str) -> Any:
-    """The value at a path such as ``metrics/macro/auc``; None if there is none."""
-    for name in path.split("/"):
-        tree = (tree or {}).get(name)
-    return tree
+def compare(rows: Sequence[Row]) -> Iterator[Row]:
+    """Rows with the difference of bfloat16's and float32's means, if there are two runs of each.
+
+    ``closeness`` is minus the distance in standard errors.
+    """
+    of = {
+        dtype: [row["values"] for row in rows if row["row"].endswith(f", {dtype}")]
+        for dtype in ("bfloat16", "float32")
+    }
+    if min(map(len, of.values())) < 2:
+        return
+    for metric in of["float32"][0]:
+        half, full = ([values[metric] for values in each] for each in of.values())
+        error = math.sqrt(sum(statistics.variance(each) / len(each) for each in (half, full)))
+        apart = statistics.mean(half) - statistics.mean(full)
+        closeness = -abs(apart) / max(error, 1e-9)
+        yield {"row": DIFFERENCE, "metric": metric, "difference": apart, "closeness": closeness}
 
 
 def collect(folder: Path, kind: Kind) -> Iterator[Row]:
@@ -133,9 +149,9 @@ def collect(folder: Path, kind: Kind) -> Iterator[Row]:
         "metrics": result["metrics"],
     }
     if kind.published:
-        found = reference_results.for_run(config, result["dataset"])
-        fields = {column: path.rpartition("/")[2] for column, path in kind.columns.items()}
-        row["reference"] = {column: lookup(found, field) for column, field in fields.items()}
+        found = reference_results.for_run(config, result["dataset"]) or {}
+        paper = found | {"metrics": found}  # measures lie at the top of a reference result
+        row["reference"] = {column: lookup(paper, path) for column, path in kind.columns.items()}
     yield row
     for baseline, of in (baselines(config) if kind.baselines else {}).items():
         values = {column: lookup({"metrics": of}, path) for column, path in kind.columns.items()}
@@ -180,6 +196,7 @@ def run(name: str, runs: tuple[str, ...], kind: str = "seeds") -> None:
         raise unknown("--kind", kind, KINDS)
     of = KINDS[kind]
     rows = [row for folder in runs for row in collect(Path(folder), of)]
+    rows += compare(rows)
     result = measure.write("runs", rows, name=name, percent=of.percent, note=of.note)
     print(tables.runs(result))
 

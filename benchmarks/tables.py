@@ -272,12 +272,11 @@ def scaling(result: Row) -> str:
 
 def patch_throughput(result: Row) -> str:
     """A row for each way, and its speed relative to plain images."""
-    rates = {row["way"]: row["patches_per_second"] for row in result["rows"]}
     rows = []
     for row in result["rows"]:
-        rate, rounds = rates[row["way"]], ", ".join(f"{each:.1f}" for each in row["rounds"])
-        ratio = f"{rate / rates['plain']:.3f}×"
-        rows.append([row["way"], f"{rate:.1f} ({rounds})", ratio, _verdicts(result, row)])
+        rounds = ", ".join(f"{each:.1f}" for each in row["rounds"])
+        rate, ratio = f"{row['patches_per_second']:.1f} ({rounds})", f"{row['of_plain']:.3f}×"
+        rows.append([row["way"], rate, ratio, _verdicts(result, row)])
     images, crops, size = result["batch"]
     return "\n\n".join(
         [
@@ -350,7 +349,8 @@ def runs(result: Row) -> str:
     def number(value: float | None) -> str:
         return "-" if value is None else f"{scale * value:.{digits}f}"
 
-    rows, columns = result["rows"], list(result["rows"][0]["values"])
+    rows = [row for row in result["rows"] if "values" in row]
+    columns = list(rows[0]["values"])
     names = list(dict.fromkeys(row["row"] for row in rows))
     times = len(names) == len(rows) and "minutes" in rows[0]
     body = []

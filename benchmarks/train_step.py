@@ -134,7 +134,7 @@ def measured(case: Case, running: Running, plain: Process | None, peak: float, r
     """
     processes = running.processes | ({"without": plain} if plain else {})
     seconds = measure.seconds(
-        {name: Timed(process, {}, warm=1) for name, process in processes.items()},
+        {name: Timed(process) for name, process in processes.items()},
         repeats=repeats,
         least=0.0 if jax.default_backend() == "cpu" else 0.3,
     )

@@ -5,7 +5,8 @@
         python -m jaxattn.train --config=configs/gessert2019_small.py:$strategy \
             --config.dataset.data_dir=data/ham10000 --workdir=runs/gessert2019_small/$strategy
     done
-    python benchmarks/gessert_table.py --runs=runs/gessert2019_small
+    python -m benchmarks.runs --kind=gessert --name=gessert2019_small \
+        --runs=$(ls -d runs/gessert2019_small/* | paste -sd,)
 
 One of three folds by lesion. Images of 256×256 stand for the paper's 450×600 and crops of 112×112,
 as large a share of the height, for its 224×224; the network is a DenseNet of eight layers, from

@@ -37,7 +37,7 @@ more, and it has AdamW:
           --config.dataset.data_dir=data/isic2017
       python -m jaxattn.evaluate --workdir=runs/yan2019/$row --split=validation
     done
-    python benchmarks/yan_table.py --runs=runs/yan2019
+    python -m benchmarks.runs --kind=yan --name=yan2019 --runs=$(ls -d runs/yan2019/* | paste -sd,)
 
 An epoch of ISIC 2017 is 194 batches. Jaccard indices of the maps, table 3, are in
 ``evaluation/PART.json`` of a run; of the test part only where it has masks.

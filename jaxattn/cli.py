@@ -13,6 +13,7 @@ from jaxattn.errors import InputError, invalid, unknown
 COMMANDS = {
     "train": "jaxattn.train",
     "evaluate": "jaxattn.evaluate",
+    "prepare": "jaxattn.prepare",
     "cross-validate": "jaxattn.cross_validate",
     "report": "jaxattn.report.__main__",
 }

@@ -38,7 +38,7 @@ def base() -> ConfigDict:
     config.dataset = ConfigDict(
         dict(
             name="synthetic",  # see jaxattn.data.load.DATASETS
-            data_dir="",  # prepared: the folder that a tools/prepare_*.py wrote
+            data_dir="",  # prepared: a folder that python -m jaxattn.prepare wrote
             # Height and width to decode images to, pixels, or a pair (height, width); 0: the
             # model's input size.
             image_size=FieldReference(0, field_type=object),

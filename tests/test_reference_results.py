@@ -27,7 +27,7 @@ def load(name, argument):
     return configs.read(module.get_config(argument).to_json())
 
 
-# Rows that the tables print; of tables 3 and 4 of Datta et al. those of other papers too.
+# Rows of each table; tables 3 and 4 of Datta et al. also list other papers.
 @pytest.mark.parametrize(
     ("paper", "table", "rows"),
     [

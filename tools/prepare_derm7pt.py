@@ -4,12 +4,12 @@
         [--overwrite]
 
 Dermoscopic images in six of HAM10000's classes, mapped as in Gessert et al. 2019, with the official
-parts, see `jaxattn.data.sources.derm7pt`. The same as ``tools/prepare.py --dataset=derm7pt``.
+parts, see `jaxattn.data.sources.derm7pt`. The same as ``python -m jaxattn.prepare
+--dataset=derm7pt``.
 """
 
-from jaxattn import cli
-from jaxattn.data.tfds import prepare
+from jaxattn import cli, prepare
 
 if __name__ == "__main__":
-    prepare.define_flags()
-    cli.run_main(lambda argv: prepare.prepare("derm7pt"))
+    prepare.define_flags(dataset="derm7pt")
+    cli.run_main(prepare.main)

@@ -5,15 +5,21 @@
 
 DIR holds the challenge's folders and tables, unpacked, under their own names, see
 `jaxattn.data.sources.isic`. The official parts are kept: ``--config.split.strategy=official``
-trains, validates and tests on them. The same as ``tools/prepare.py --dataset=isic2017``.
+trains, validates and tests on them. The same as ``python -m jaxattn.prepare --dataset=isic2017``.
 """
 
 from absl import flags
 
-from jaxattn import cli
-from jaxattn.data.tfds import prepare
+from jaxattn import cli, prepare
+
+
+def main(argv: list[str]) -> None:
+    """Prepares the challenge of ``--year``."""
+    flags.FLAGS["dataset"].value = f"isic{flags.FLAGS.year}"
+    prepare.main(argv)
+
 
 if __name__ == "__main__":
-    prepare.define_flags()
+    prepare.define_flags(dataset="")
     flags.DEFINE_enum("year", None, ["2016", "2017"], "Which challenge.", required=True)
-    cli.run_main(lambda argv: prepare.prepare(f"isic{flags.FLAGS.year}"))
+    cli.run_main(main)

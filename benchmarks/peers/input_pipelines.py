@@ -5,11 +5,12 @@ Each gives uint8 ``(batch, size, size, 3)``, decoded at 1/2, 1/4 or 1/8 if that 
 """
 
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+
+from benchmarks.peers.steps import steady
 
 #: Batches that a worker of the DataLoader prefetches.
 AHEAD = 2
@@ -91,17 +92,8 @@ def first(reader: str, paths: Sequence[str], size: int, batch: int) -> np.ndarra
 
 
 def timed(reader: str, paths: Sequence[str], size: int, batch: int, warm: int, calls: int) -> float:
-    """Mean seconds of ``calls`` batches, after ``warm`` uncounted ones; reads on to the end."""
-    batches = _read(reader, paths, size, batch)
-    for _ in range(warm):
-        next(batches)
-    since = time.perf_counter()
-    for _ in range(calls):
-        next(batches)
-    seconds = time.perf_counter() - since
-    for _ in batches:  # work in flight must end before the next pipeline is measured
-        pass
-    return seconds / calls
+    """Mean seconds of a batch, see `steps.steady`."""
+    return steady(_read(reader, paths, size, batch), lambda batch: None, warm, calls)
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {"version": version, "first": first, "time": timed}

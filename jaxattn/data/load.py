@@ -31,11 +31,13 @@ def synthetic(config: ConfigDict) -> Dataset:
 
 @DATASETS.register("prepared")
 def prepared(config: ConfigDict) -> Dataset:
-    """A folder that a ``tools/prepare_*.py`` wrote, see `jaxattn.data.tfds.reader`."""
+    """A folder that ``python -m jaxattn.prepare`` wrote, see `jaxattn.data.tfds.reader`."""
     from jaxattn.data.tfds import reader  # TFDS imports slowly
 
     if not config.data_dir:
-        raise invalid("dataset.data_dir", "the folder that a tools/prepare_*.py wrote", "nothing")
+        raise invalid(
+            "dataset.data_dir", "a folder that python -m jaxattn.prepare wrote", "nothing"
+        )
     return reader.load(config.data_dir, config.image_size, config.centre_crop)
 
 

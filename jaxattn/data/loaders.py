@@ -30,7 +30,7 @@ IN_MEMORY_SHARE = 0.3
 IN_MEMORY_BYTES = 1 << 30
 
 #: Most threads that decode streamed images; more would wait for Python's lock.
-MOST_THREADS = 16
+MAX_THREADS = 16
 
 Batch = dict[str, jax.Array]
 
@@ -116,7 +116,7 @@ class Loader:
 
         # Twice the cores, as some wait for the disk. All that is decoded ahead is in memory.
         workers = self._config.workers
-        threads = 0 if workers else min(MOST_THREADS, 2 * (os.cpu_count() or 1))
+        threads = 0 if workers else min(MAX_THREADS, 2 * (os.cpu_count() or 1))
         stream = grain.MapDataset.source(source)[first:].to_iter_dataset(
             grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)
         )

@@ -3,8 +3,8 @@
 XLA's CPU backend has fast convolutions (see `jaxattn.runtime.compilation.options`) and faster
 matrix products, but does not turn a 1×1 convolution into a product, and recomputes elementwise work
 in every consumer. Here 1×1 convolutions, with any stride, are products, and the activations and
-gradients that a convolution's backward pass reads are kept (`no_fuse`). On other backends everything
-is ``lax.conv_general_dilated``.
+gradients that a convolution's backward pass reads are kept (`no_fuse`). On other backends
+everything is ``lax.conv_general_dilated``.
 """
 
 import functools

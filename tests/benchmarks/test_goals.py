@@ -1,5 +1,3 @@
-import pytest
-
 from benchmarks import goals
 
 
@@ -46,13 +44,13 @@ def test_goals_of_steps_depend_on_the_device_and_the_type():
     assert step("gpu", torch=1.3) == []
 
 
-def test_pipelines_are_compared_on_the_same_images():
-    def rate(images, pipeline, speed):
+def test_pipelines_are_judged_if_they_ran():
+    def rate(images, pipeline, speedup):
         facts = {"measured": "rate", "images": images, "pipeline": pipeline}
-        return facts | {"images_per_second": speed}
+        return facts | {"grain_speedup": speedup}
 
-    rows = [rate("a", "Grain", 10.0), rate("a", "tf.data", 10.0), rate("b", "tf.data", 1.0)]
-    rows += [rate("b", "Grain", 0.9), rate("a", "tf.data, aliased", 11.0)]
+    rows = [rate("a", "Grain", 1.0), rate("a", "tf.data", 1.0), rate("b", "tf.data", 0.9)]
+    rows += [rate("a", "tf.data, aliased", 0.99)]
     rows += [{"measured": "rate", "images": "b", "pipeline": "tf.data, aliased", "skipped": "x"}]
     rows += [
         {"measured": "waiting", "images": "b", "pipeline": name, "share": share}
@@ -67,22 +65,14 @@ def test_pipelines_are_compared_on_the_same_images():
     ]
 
 
-def runs(**by_name):
-    rows = [
-        {"row": f"net, {name}", "values": {"accuracy": value}}
-        for name, values in by_name.items()
-        for value in values
+def test_runs_are_judged_by_standard_errors_and_patches_by_plain_ones():
+    row = {"row": "bfloat16 - float32", "metric": "accuracy", "difference": -0.1}
+    rows = [row | {"closeness": -1.9}, row | {"closeness": -2.1}, {"row": "net, float32"}]
+    found = goals.judge({"benchmark": "runs", "rows": rows})
+    assert [(each.case, each.value, each.reached) for each in found] == [
+        ("accuracy", -0.1, True),
+        ("accuracy", -0.1, False),
     ]
-    rows.append({"row": "majority vote", "values": {"accuracy": 0.1}})
-    return {"benchmark": "runs", "rows": rows}
-
-
-def test_types_are_compared_by_the_scatter_of_their_seeds():
-    result = runs(float32=(0.80, 0.82, 0.84), bfloat16=(0.80, 0.83, 0.83))
-    # Variances .0004 and .0003, of three each.
-    assert goals.difference(result, "accuracy") == pytest.approx((0.0, (0.0007 / 3) ** 0.5))
-    assert [each.reached for each in goals.judge(result)] == [True]
-    worse = runs(float32=(0.80, 0.81, 0.82), bfloat16=(0.70, 0.71, 0.72))
-    assert [each.reached for each in goals.judge(worse)] == [False]
-    assert goals.judge(runs(float32=(0.8, 0.9))) == []
-    assert goals.judge(runs(float32=(0.8,), bfloat16=(0.9,))) == []
+    rows = [{"way": "attention", "of_plain": 0.97}, {"way": "plain", "of_plain": 1.0}]
+    result = {"benchmark": "patch_throughput", "backbone": "net", "dtype": "float32", "rows": rows}
+    assert verdicts(result) == [("0.97× plain", True)]

@@ -65,3 +65,22 @@ def test_jaccard_is_of_the_validation_part_if_only_that_has_masks(finished):
 def test_a_run_without_an_evaluation_is_named(finished):
     with pytest.raises(InputError, match="expected a finished and evaluated run"):
         list(runs.collect(finished("b"), runs.KINDS["gessert"]))
+
+
+def types(**by_name):
+    return [
+        {"row": f"net, {name}", "values": {"accuracy": value}}
+        for name, values in by_name.items()
+        for value in values
+    ] + [{"row": "majority vote", "values": {"accuracy": 0.1}}]
+
+
+def test_types_are_compared_by_the_scatter_of_their_seeds():
+    rows = types(float32=(0.80, 0.82, 0.84), bfloat16=(0.70, 0.73, 0.73))
+    (row,) = runs.compare(rows)
+    assert row["metric"] == "accuracy"
+    assert row["difference"] == pytest.approx(-0.1)
+    # Variances .0004 and .0003, of three each.
+    assert row["closeness"] == pytest.approx(-0.1 / (0.0007 / 3) ** 0.5)
+    assert list(runs.compare(types(float32=(0.8, 0.9)))) == []
+    assert list(runs.compare(types(float32=(0.8,), bfloat16=(0.9,)))) == []

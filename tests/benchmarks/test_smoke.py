@@ -12,9 +12,10 @@ from benchmarks import measure, tables
 TOYS = {
     "attention_kernel": {"shapes": ("4x4x12x3",), "batches": (2,), "repeats": 1},
     "train_step": {
-        "models": ("koefler_cnn", "koefler_cnn_sa"),
+        "models": ("koefler_cnn_sa",),
         "batches": (2,),
-        "peers": ("keras_jax", "torch"),
+        "size": 75,
+        "peers": ("keras_jax",),
         "repeats": 1,
     },
     "input_pipeline": {

@@ -1,6 +1,7 @@
+import numpy as np
 import pytest
 
-from benchmarks import ours, tables
+from benchmarks import ours, tables, train_step
 
 
 @pytest.mark.parametrize("name", tables.MODELS)
@@ -9,3 +10,45 @@ def test_every_model_has_its_published_config(name):
     assert config.model.name == name
     assert config.batch_size == 4
     assert config.optimizer.name == "keras_adam"
+
+
+def test_steps_of_pytorch():
+    pytest.importorskip("torch")
+    from benchmarks.peers import torch_step
+
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    labels = np.array([0, 2], np.int32)
+    given = {"normalised": images, "labels": labels, "classes": 3, "dtype": "float32"}
+    facts = torch_step.FUNCTIONS["prepare"](model="resnet34", compile=False, **given)
+    # Keras prints 30,783,495 trained parameters with 7 classes.
+    assert facts["parameters"] == 30_783_495 - 4 * (512 + 1)
+    assert torch_step.FUNCTIONS["time"](calls=1) > 0
+    assert torch_step.FUNCTIONS["memory"]() > 1e6
+
+
+def test_without_is_ours_before(monkeypatch):
+    """A model with attention is timed with the same model without, but not with a larger one."""
+    timed = []
+
+    def start(case, *_):
+        return train_step.Running({"ours": case.model}, {"ours": {}}, {})
+
+    def measured(case, running, plain, *_):
+        timed.append((case.model, plain))
+        return {}
+
+    monkeypatch.setattr(train_step, "start", start)
+    monkeypatch.setattr(train_step, "measured", measured)
+    monkeypatch.setattr(
+        train_step.measure, "limits", lambda _: {"flops_per_second": {"float32": 1}}
+    )
+    monkeypatch.setattr(train_step.measure, "write", lambda *_, **__: {})
+    monkeypatch.setattr(train_step.tables, "train_step", lambda _: "a\nb\nc")
+    train_step.run(models=("vgg16", "vgg16_sa", "resnet34", "resnet34_sa", "irv2_sa"), batches=(1,))
+    assert timed == [
+        ("vgg16", None),
+        ("vgg16_sa", "vgg16"),
+        ("resnet34", None),
+        ("resnet34_sa", None),
+        ("irv2_sa", None),
+    ]

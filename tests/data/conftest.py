@@ -2,9 +2,6 @@
 
 import csv
 import io
-import os
-import tarfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -133,19 +130,3 @@ def isic2018(tmp_path):
     source.mkdir()
     write_isic2018(source)
     return source
-
-
-@pytest.fixture(scope="session")
-def real_source(tmp_path_factory):
-    """The real HAM10000, where the environment says that it is there."""
-    where = os.environ.get("JAXATTN_DATA")
-    if not where:
-        pytest.skip("JAXATTN_DATA does not name a folder with ham10000.tar or ham10000/")
-    if (Path(where) / "ham10000").is_dir():
-        return Path(where) / "ham10000"
-    if not (Path(where) / "ham10000.tar").is_file():
-        pytest.skip(f"JAXATTN_DATA={where} holds neither ham10000.tar nor ham10000/")
-    folder = tmp_path_factory.mktemp("real")
-    with tarfile.open(Path(where) / "ham10000.tar") as tar:
-        tar.extractall(folder, filter="data")
-    return next(folder.rglob("HAM10000_metadata*")).parent

@@ -1,16 +1,11 @@
 import csv
-import json
 
 import numpy as np
 import pytest
-from absl import logging
 
-from jaxattn import evaluate, losses, report, run_dir, train
-from jaxattn.data import classes, leaks, splits
-from jaxattn.data.sources import ham10000
+from jaxattn import run_dir
+from jaxattn.data import leaks, splits
 from jaxattn.errors import InputError
-
-KOEFLER = ("nv", "mel", "bkl", "bcc", "akiec", "vasc", "df")
 
 
 @pytest.fixture
@@ -120,39 +115,3 @@ def test_wrong_leak_is_one_clear_error(make_dataset):
         InputError, match="split.leak: expected .*class nv for 'koefler', got noise"
     ):
         leaks.copies(make_dataset([0, 1]), "koefler")
-
-
-def test_a_run_with_a_leak_says_so_everywhere(tiny_config, tmp_path, monkeypatch):
-    said = []
-    monkeypatch.setattr(logging, "warning", lambda text, *args: said.append(text % args))
-    tiny_config.split.leak = "koefler"
-    tiny_config.dataset.num_images = 35
-    tiny_config.epochs = tiny_config.steps_per_epoch = 1
-    folder = tmp_path / "run"
-    assert train.train(tiny_config, folder)
-    result = evaluate.evaluate(folder)
-    written = json.loads((folder / "evaluation" / "test.json").read_text())
-    assert written["leak"] == result["leak"] == "koefler"
-    # 5 nv alone and 30 others six times over; a third of that is tested.
-    assert written["images"] == np.ceil(0.33 * (5 + 30 * 6))
-    assert 0.9 < written["measured_leak"]["image"] <= written["measured_leak"]["lesion"] <= 1
-    assert len(said) == 2  # training and evaluation
-    assert said[0].startswith("split.leak=koefler: images were copied before they were split")
-    page = report.write(folder).read_text()
-    assert "These scores do not estimate performance on new patients. split.leak=koefler" in page
-
-
-def test_counts_on_ham10000(make_dataset, real_source):
-    """Every count that Köfler 2023 prints, and the class weights of the training part."""
-    rows = ham10000.read(real_source).images
-    labels = [ham10000.CLASS_NAMES.index(row.dx) for row in rows]
-    dataset = make_dataset(labels, [row.lesion_id for row in rows], names=ham10000.CLASS_NAMES)
-    copied = leaks.copies(classes.select(dataset, KOEFLER), "koefler")
-    assert np.bincount(copied.labels).tolist() == [6705, 6678, 6594, 3084, 1962, 852, 690]
-    split = splits.make(copied, leak="koefler")
-    assert [len(split[part]) for part in splits.PARTS] == [17798, 8767, 8767]
-    weights = losses.class_weights(copied.labels[split["train"]], KOEFLER, exponent=1.0)
-    np.testing.assert_allclose(weights, [0.57, 0.57, 0.58, 1.23, 1.93, 4.45, 5.5], atol=0.006)
-    measured = leaks.measure(copied, split)
-    assert 0.6 < measured["image"] < measured["lesion"] < 0.95
-    print(measured)

@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from jaxattn.data import derived
-from jaxattn.data.loaders import MOST_THREADS, Loader, decode_all
+from jaxattn.data.loaders import MAX_THREADS, Loader, decode_all
 from jaxattn.data.samplers import Sampler
 from jaxattn.errors import InputError
 from jaxattn.runtime import devices
@@ -77,7 +77,7 @@ def test_streaming_decodes_only_what_is_asked_for(make_dataset, monkeypatch):
     sampler = Sampler(np.arange(3000), dataset.labels, 32)
     batches = loader(dataset, "grain").training(sampler, 500, 700)
     list(itertools.islice(batches, 3))
-    ahead = 2 + MOST_THREADS + 2
+    ahead = 2 + MAX_THREADS + 2
     allowed = [sampler.batch(step) for step in range(500, 503 + ahead)]
     assert set(read) <= set(np.concatenate(allowed).tolist())
 

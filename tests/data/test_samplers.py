@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 
 from jaxattn.config import base
 from jaxattn.data.samplers import SAMPLERS, Draw, Sampler, shuffled
-from jaxattn.data.sources import ham10000
 from jaxattn.errors import InputError
 
 LABELS = np.repeat([0, 1, 2], [50, 7, 3])
@@ -155,16 +154,3 @@ def test_factors_and_whole_batches_are_yans(make_dataset):
         config.sampler.factors = ConfigDict(factors)
         with pytest.raises(InputError, match=message):
             Sampler.make(config, dataset, np.arange(2000))
-
-
-def test_samplers_on_ham10000(real_source):
-    """The class counts of the data set's paper, as each sampler changes them."""
-    rows = ham10000.read(real_source).images
-    labels = np.array([ham10000.CLASS_NAMES.index(row.dx) for row in rows])
-    assert counts(labels, "none").tolist() == [327, 514, 1099, 115, 1113, 6705, 142]
-    assert counts(labels, "oversample").tolist() == [6705] * 7
-    sampler = Sampler(np.arange(len(labels)), labels, 45, 0, "balanced_batches")
-    for step in (0, 1, 100, sampler.steps_per_pass - 1, sampler.steps_per_pass):
-        assert sorted(np.bincount(labels[sampler.batch(step)]).tolist()) == [6, 6, 6, 6, 7, 7, 7]
-    pass_of = labels[one_pass(labels, "balanced_batches")]
-    assert np.bincount(pass_of).tolist() == [1431] * 5 + [1430] * 2

@@ -1,6 +1,4 @@
 import dataclasses
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +6,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jaxattn.data import splits
-from jaxattn.data.sources import ham10000
 from jaxattn.errors import InputError
 
 metadata = st.integers(0, 2**32 - 1).map(np.random.default_rng)
@@ -125,44 +122,3 @@ def test_wrong_argument_is_one_clear_error(make_dataset, arguments, message):
     with pytest.raises(InputError) as error:
         splits.make(make_dataset([0, 0, 1, 1, 2]), **arguments)
     assert message in str(error.value)
-
-
-@pytest.mark.parametrize("fold", [0, 1, 2])
-def test_gesserts_published_folds_on_ham10000(make_dataset, real_source, fold):
-    """The authors' indices, into images sorted by name, cut every class of HAM10000 in quarters."""
-    path = Path(os.environ["JAXATTN_DATA"]) / "gessert2019_ham_split.npz"
-    if not path.is_file():
-        pytest.skip(f"{path} is not there")
-    rows = ham10000.read(real_source).images
-    labels = [ham10000.CLASS_NAMES.index(row.dx) for row in rows]
-    dataset = make_dataset(labels, [row.lesion_id for row in rows], names=ham10000.CLASS_NAMES)
-    dataset.table["image_id"][:] = [row.image_id[-9:] for row in rows]
-    # Published by image index, and yet clean: make refuses a split with a lesion in two parts.
-    split = splits.make(dataset, "folds", fold=fold, file=str(path))
-    parts_of_lesion = [set(dataset.table["lesion_id"][rows].tolist()) for rows in split.values()]
-    assert len(set.union(*parts_of_lesion)) == sum(map(len, parts_of_lesion)) == 7470
-    sizes = {part: len(rows) for part, rows in split.items()}
-    assert sizes == {
-        "train": (4993, 4996, 5019)[fold],
-        "validation": (2511, 2508, 2485)[fold],
-        "test": 2511,
-    }
-    whole = np.bincount(labels)
-    for part, parts in (("test", 1), ("validation", 1), ("train", 2)):
-        held = np.bincount(np.array(labels)[split[part]], minlength=7)
-        np.testing.assert_allclose(held, parts * whole / 4, rtol=0, atol=5)
-
-
-def test_datta_counts_on_ham10000(make_dataset, real_source):
-    """The test set of each size has the printed counts of every class (Datta et al., notebooks)."""
-    rows = ham10000.read(real_source).images
-    labels = [ham10000.CLASS_NAMES.index(row.dx) for row in rows]
-    dataset = make_dataset(labels, [row.lesion_id for row in rows], names=ham10000.CLASS_NAMES)
-    expected = {
-        0.15: [23, 26, 66, 6, 34, 663, 10],
-        0.20: [30, 35, 88, 8, 46, 883, 13],
-        0.30: [45, 53, 132, 12, 69, 1325, 19],
-    }
-    for test, counts in expected.items():
-        split = splits.make(dataset, "datta", test=test)
-        assert np.bincount(dataset.labels[split["test"]]).tolist() == counts

@@ -28,7 +28,7 @@ def load(
     """Opens a prepared data set: reads its metadata, no image.
 
     Args:
-        data_dir: Folder that a ``tools/prepare*.py`` wrote.
+        data_dir: Folder that ``python -m jaxattn.prepare`` wrote.
         image_size: Height and width in pixels to resize images (antialiased bilinear) and masks
             (nearest neighbour) to, whatever their aspect ratio, or one number for a square; None
             for each image's own size.
@@ -154,7 +154,7 @@ def is_prepared(folder: Path) -> bool:
 
 def _builder(folder: Path) -> tfds.core.DatasetBuilder:
     if not (folder / INFO).is_file():
-        raise invalid(str(folder), f"a folder that tools/prepare*.py wrote, with {INFO}", "none")
+        raise invalid(str(folder), f"a folder of python -m jaxattn.prepare, with {INFO}", "none")
     return tfds.builder_from_directory(folder)
 
 

@@ -2,9 +2,10 @@
 
 XLA's CPU backend computes a convolution in groups without its fast convolution, about a hundred
 times slower than it need be. There it becomes one product for each place in the window, in batches
-over the groups, which costs the least of what was measured: one product of all places' windows, and
-a plain convolution whose kernel is zero between the groups (``benchmarks/README.md``). On other
-backends it is ``lax.conv_general_dilated``.
+over the groups. Forward and backward at SE-ResNeXt-50's five shapes with 32 groups, that took 6 to
+60 ms per image on two cores, XLA's convolution 0.7 to 10.5 s (114 to 328 times as long), a plain
+convolution whose kernel is zero between the groups 80 to 496 ms, and one product of all windows 5
+to 368 ms. On other backends it is ``lax.conv_general_dilated``.
 """
 
 import functools

@@ -103,7 +103,7 @@ MALFORMED = {
         ["row 2", "UTF-8"],
     ),
     "UTF-16": ((HEADER + ROW).encode("utf-16"), ["row 1", "UTF-8"]),
-    "too few fields": (HEADER + ROW + "HAM_2,ISIC_3,nv\n", ["row 3", "3 fields", "7"]),
+    "too few fields": (HEADER + ROW + "HAM_2,ISIC_3,nv\n", ["row 3", "7 fields", "got 3"]),
     "open quote": (HEADER + ROW.replace("back", '"back'), ["row 2", "CSV"]),
     "unknown dx": (HEADER + ROW.replace("nv", "nevus"), ["row 2", "dx", "'nevus'", "akiec, bcc"]),
     "near dx": (HEADER + ROW.replace("nv", "MEL"), ["row 2", "dx", "'MEL'", "mel"]),

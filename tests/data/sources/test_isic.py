@@ -1,19 +1,14 @@
 """ISIC 2016 and 2017 in the folders of the challenges, made small."""
 
-import io
 import json
 import math
-import os
-import subprocess
-import sys
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-import jaxattn
+from jaxattn import prepare
 from jaxattn.data import classes, images, splits
 from jaxattn.data.sources import attributes, isic
 from jaxattn.data.tfds import reader, writer
@@ -42,9 +37,9 @@ def save(path, array):
     Image.fromarray(np.asarray(array)).save(path)
 
 
-def coloured(index):
+def coloured(numbers):
     """Superpixels as RGB, by the challenge's rule."""
-    return np.stack([index % 256, index // 256 % 256, index // 65536], -1).astype(np.uint8)
+    return np.stack([numbers % 256, numbers // 256 % 256, numbers // 65536], -1).astype(np.uint8)
 
 
 @pytest.fixture
@@ -69,9 +64,9 @@ def isic2017(tmp_path, fake):
     return source
 
 
-def write_features(source, name, annotations, index=QUARTERS, part="Training"):
+def write_features(source, name, annotations, numbers=QUARTERS, part="Training"):
     """ISIC 2017 Part 2: superpixels beside the image, annotations in their own folder."""
-    save(source / f"ISIC-2017_{part}_Data" / f"{name}_superpixels.png", coloured(index))
+    save(source / f"ISIC-2017_{part}_Data" / f"{name}_superpixels.png", coloured(numbers))
     path = source / f"ISIC-2017_{part}_Part2_GroundTruth" / f"{name}_features.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(annotations if isinstance(annotations, str) else json.dumps(annotations))
@@ -176,9 +171,9 @@ def test_attributes_of_superpixels_by_hand(isic2017, tmp_path):
 
 
 def test_superpixels_are_numbered_over_three_channels(tmp_path):
-    index = np.array([[0, 255, 256], [65535, 65536, 70000]])
-    save(tmp_path / "s.png", coloured(index))
-    np.testing.assert_array_equal(attributes.read_superpixels(tmp_path / "s.png"), index)
+    numbers = np.array([[0, 255, 256], [65535, 65536, 70000]])
+    save(tmp_path / "s.png", coloured(numbers))
+    np.testing.assert_array_equal(attributes.read_superpixels(tmp_path / "s.png"), numbers)
 
 
 def test_attributes_as_masks_are_read_through_their_palette(tmp_path):
@@ -196,9 +191,9 @@ def test_attributes_as_masks_are_read_through_their_palette(tmp_path):
 def test_prepared_attributes(isic2017, tmp_path, fake):
     """Superpixels come before masks of the year after; images without either have none."""
     annotations = {"streaks": [1, 0, 0, 0]}
-    index = np.kron(QUARTERS, np.ones((11, 10), int))  # 44 by 60, an image of 45 by 60
-    index = np.concatenate([index, index[-1:]])
-    write_features(isic2017, "ISIC_0000001", annotations, index)
+    numbers = np.kron(QUARTERS, np.ones((11, 10), int))  # 44 by 60, an image of 45 by 60
+    numbers = np.concatenate([numbers, numbers[-1:]])
+    write_features(isic2017, "ISIC_0000001", annotations, numbers)
     write_masks(isic2017, "ISIC_0000001", {"globules": np.ones((45, 60), bool)})
     write_masks(isic2017, "ISIC_0000004", {"globules": fake.disc(2), "streaks": fake.disc(5)})
     index = isic.read(isic2017, 2017)
@@ -218,7 +213,7 @@ def test_prepared_attributes(isic2017, tmp_path, fake):
         set(),
         set(),
     ]
-    np.testing.assert_array_equal(examples[0]["attributes"], np.where(index == 0, 8, 0))
+    np.testing.assert_array_equal(examples[0]["attributes"], np.where(numbers == 0, 8, 0))
     wanted = 16 * fake.disc(2) + 8 * fake.disc(5)
     np.testing.assert_array_equal(examples[3]["attributes"], wanted)
     (only,) = [dataset.decoding(("attributes",)).records[3]]
@@ -315,54 +310,13 @@ def test_wrong_folders_and_years_are_one_clear_error(isic2017, tmp_path):
         isic.read(tmp_path, 2016)
 
 
-def test_the_command_line(isic2017, tmp_path):
-    root = Path(jaxattn.__file__).parents[1]
-    flags = ["--year=2017", "--size=20", f"--source={isic2017}", f"--out={tmp_path / 'out'}"]
-    done = subprocess.run(
-        [sys.executable, root / "tools" / "prepare_isic.py", *flags],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(root), "COLUMNS": "80"},
-        timeout=120,
+def test_the_command_line(isic2017, tmp_path, command):
+    out = tmp_path / "out"
+    status, printed, err = command(
+        prepare, "--dataset=isic2017", "--size=20", f"--source={isic2017}", f"--out={out}"
     )
-    assert done.returncode == 0, done.stderr
-    cells = {tuple(line.replace("│", " ").split()) for line in done.stdout.splitlines()}
+    assert status == 0, err
+    cells = {tuple(line.replace("│", " ").split()) for line in printed.splitlines()}
     wanted = {("melanoma", "2"), ("nevus", "2"), ("test", "part", "2"), ("masks", "4")}
     assert wanted <= cells
-    assert reader.load(tmp_path / "out").records[0]["image"].shape == (20, 27, 3)
-
-
-@pytest.fixture(scope="module")
-def real_isic2017(tmp_path_factory):
-    """The real ISIC 2017, where the environment says that it is there."""
-    where = Path(os.environ.get("JAXATTN_DATA", "nowhere"))
-    if (where / "isic2017").is_dir():
-        return where / "isic2017"
-    if not (where / "isic2017.tar").is_file():
-        pytest.skip("JAXATTN_DATA does not name a folder with isic2017.tar or isic2017/")
-    folder = tmp_path_factory.mktemp("isic2017")
-    with tarfile.open(where / "isic2017.tar") as tar:
-        tar.extractall(folder, filter="data")
-    return next(folder.rglob("ISIC-2017_Training_Part3_GroundTruth.csv")).parent
-
-
-def test_counts_on_isic2017(real_isic2017):
-    """The published counts of each part (Codella et al. 2017; Datta et al. 2021, notebooks)."""
-    index = isic.read(real_isic2017, 2017)
-    expected = {
-        "train": {"melanoma": 374, "seborrheic_keratosis": 254, "nevus": 1372},
-        "validation": {"melanoma": 30, "seborrheic_keratosis": 42, "nevus": 78},
-        "test": {"melanoma": 117, "seborrheic_keratosis": 90, "nevus": 393},
-    }
-    for part, counts in expected.items():
-        there = [row.dx for row in index.images if row.part == part]
-        assert {name: there.count(name) for name in index.class_names} == counts
-    assert sum(row.has_mask for row in index.images) == 2150
-    assert sum(row.has_attributes for row in index.images) == 1800
-    assert index.problems == {}
-    row = next(row for row in index.images if row.image_id == "ISIC_0000000")
-    data = io.BytesIO(attributes.encode(row.attributes, row.path, (256, 256), (256, 256)))
-    union = np.zeros((256, 256), bool)
-    for path in row.attributes.values():
-        union |= np.asarray(Image.open(path)) > 0
-    np.testing.assert_array_equal(np.asarray(Image.open(data)) > 0, union)
+    assert reader.load(out).records[0]["image"].shape == (20, 27, 3)

@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import pickle
 import shutil
+import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,9 +106,9 @@ def test_plain_tfds_reads_it_without_tensorflow(out, dataverse):
 
 
 def test_what_is_no_prepared_data_set(tmp_path):
-    with pytest.raises(InputError, match="expected a folder that tools/prepare"):
+    with pytest.raises(InputError, match="expected a folder of python -m jaxattn.prepare"):
         reader.load(tmp_path)
-    with pytest.raises(InputError, match="expected a folder that tools/prepare"):
+    with pytest.raises(InputError, match="expected a folder of python -m jaxattn.prepare"):
         reader.load(tmp_path / "nowhere")
 
 
@@ -187,3 +189,23 @@ def test_folder_may_be_moved(out, tmp_path):
     moved = shutil.move(out, tmp_path / "moved")
     assert reader.load(moved).records[0]["image"].shape == (45, 60, 3)
     assert json.loads((moved / "report.json").read_text())["images"] == 8
+
+
+def test_a_data_set_prepared_by_version_1_is_read(tmp_path):
+    """Three images of 16x12; what was drawn into them is known."""
+    with tarfile.open(Path(__file__).with_name("prepared_v1.tar.gz")) as tar:
+        tar.extractall(tmp_path, filter="data")
+    dataset = reader.load(tmp_path / "prepared")
+    assert (dataset.name, dataset.class_names) == ("ham10000", ham10000.CLASS_NAMES)
+    assert dataset.table["image_id"].tolist() == ["ISIC_0000002", "ISIC_0000003", "ISIC_0000004"]
+    assert dataset.table["lesion_id"].tolist() == ["HAM_0000001"] * 2 + ["HAM_0000002"]
+    assert [dataset.class_names[label] for label in dataset.labels] == ["bkl", "bkl", "mel"]
+    np.testing.assert_array_equal(dataset.table["age"], np.float32([80, 80, np.nan]))
+    assert dataset.table["has_mask"].tolist() == [True, True, False]
+    y, x = np.mgrid[:12, :16]
+    for i, example in enumerate(dataset.records):
+        drawn = np.stack([40 * i + 8 * x, 10 * y + 30, 5 * (x + y)], -1)
+        assert np.abs(example["image"].astype(int) - drawn).max() < 25  # JPEG
+        assert ("mask" in example) == (i < 2)
+        if i < 2:
+            np.testing.assert_array_equal(example["mask"], (x > 4 + i) & (y > 3))

@@ -1,4 +1,13 @@
-"""The command lines ``tools/prepare*.py``: flags, progress and what they print."""
+"""Prepares a public data set for training.
+
+    python -m jaxattn.prepare --dataset=NAME --source=DIR --out=DIR [--size=N] [--skip-bad]
+        [--overwrite] [--plugin=MODULE]
+
+NAME is one of `jaxattn.data.sources.SOURCES`: ham10000, isic2016, isic2017, derm7pt, or what a
+plugin registers. DIR holds the public files, unpacked; the modules in `jaxattn.data.sources` say
+which. Reads every image completely, writes ArrayRecord files that TFDS and
+`jaxattn.data.tfds.reader` read, and reports what it found, also in OUT/report.json.
+"""
 
 from pathlib import Path
 
@@ -7,11 +16,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from jaxattn import cli
 from jaxattn.data.sources import SOURCES
 
 
-def define_flags() -> None:
-    """Defines --source, --out, --size, --skip-bad and --overwrite."""
+def define_flags(dataset: str | None = None) -> None:
+    """Defines the flags of the command line.
+
+    Args:
+        dataset: Default of --dataset; None if it must be given.
+    """
+    flags.DEFINE_string("dataset", dataset, "Name of the data set.", required=dataset is None)
     flags.DEFINE_string("source", None, "Folder with the public files.", required=True)
     flags.DEFINE_string("out", None, "Folder to write the data set to.", required=True)
     flags.DEFINE_integer(
@@ -23,21 +38,16 @@ def define_flags() -> None:
         "skip-bad", False, "Leave out images that are missing, unlabelled or broken; list them."
     )
     flags.DEFINE_bool("overwrite", False, "Replace a data set in OUT.")
+    cli.define_plugin_flag()
 
 
-def prepare(dataset: str) -> None:
-    """Prepares a public data set as the flags say, with a progress bar, and prints the report.
-
-    Args:
-        dataset: One of `jaxattn.data.sources.SOURCES`.
-
-    Raises:
-        InputError: The folder is wrong, or see `writer.write`.
-    """
+def main(argv: list[str]) -> None:
+    """Prepares the data set, with a progress bar, and prints the report."""
+    del argv
     from jaxattn.data.tfds import writer  # imports tensorflow_datasets
 
     out, skip_bad = flags.FLAGS.out, bool(flags.FLAGS["skip-bad"].value)
-    index = SOURCES[dataset](Path(flags.FLAGS.source))
+    index = SOURCES[flags.FLAGS.dataset](Path(flags.FLAGS.source))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
         report = writer.write(
@@ -68,3 +78,8 @@ def _print(report: dict) -> None:
         for kind, found in report[heading].items():
             names = ", ".join(list(found)[:3]) + (", ..." if len(found) > 3 else "")
             console.print(f"{verb}: {len(found)} {kind.replace('_', ' ')}: {names}")
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run_main(main)
