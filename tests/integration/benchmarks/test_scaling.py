@@ -65,7 +65,7 @@ def test_a_real_step_exchanges_what_it_must_and_nothing_else(results):
     environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.scaling", *toy.split()],
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         env=environment,
         capture_output=True,
         text=True,

@@ -14,7 +14,7 @@ from jaxattn.data.crops import Crops
 from jaxattn.data.sources import isic
 from jaxattn.errors import InputError
 
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
 
 NETWORKS = [
     network + attention

@@ -15,7 +15,7 @@ from jaxattn.checkpoints import Checkpoints
 from jaxattn.early_stopping import EarlyStopping
 from jaxattn.errors import InputError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def final(config, folder):

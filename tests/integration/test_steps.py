@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -186,7 +187,7 @@ def test_eight_devices_give_the_same_step_as_one(tmp_path, loader):
     results = []
     for count in (1, 8):
         path = tmp_path / f"{count}.npz"
-        conftest = __file__.replace("test_steps.py", "conftest.py")
+        conftest = str(Path(__file__).parents[1] / "conftest.py")
         subprocess.run(
             [sys.executable, "-c", EIGHT, str(count), conftest, loader, str(path)], check=True
         )

@@ -12,23 +12,23 @@ pytestmark = pytest.mark.skipif(
 TRAIN = """
 import pathlib, runpy, sys
 import numpy as np
-from jaxattn import experiment, train
-from jaxattn.runtime import devices
+from jaxattn import runtime, train
+from jaxattn.data.load import DATASETS
 from jaxattn.config import base
 from jaxattn.data.dataset import COLUMNS, Dataset
 from jaxattn.models import registry
 conftest = runpy.run_path(sys.argv[1])
 registry.MODELS["tiny"] = registry.Model(conftest["Tiny"], 32)
 count = int(sys.argv[2])
-devices.split_cpu(1)
+runtime.setup(1)
 table = {name: np.zeros(count, dtype) for name, dtype in COLUMNS.items()}
 table["image_id"] = table["lesion_id"] = np.arange(count).astype(str)
 table["label"] = np.arange(count, dtype=np.int32) % 3
 noise = Dataset("noise", ("a", "b", "c"), table, conftest["Noise"](count, 256))
-experiment.datasets.load = lambda config: noise
+DATASETS["noise"] = lambda config: noise
 config = base()
 config.model.name = "tiny"
-config.dataset.image_size = 256
+config.dataset.update(name="noise", image_size=256)
 config.split.update(validation=0.0, test=0.1)
 config.batch_size, config.steps_per_epoch, config.epochs = 8, 8, 2
 config.loader.name = sys.argv[3]
@@ -42,9 +42,9 @@ print(int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split
 def test_streaming_memory_does_not_grow_with_the_data_set(tmp_path, loader, counts):
     """4,500 more images of 256x256 are 844 MiB: streamed, none of it is held.
 
-    Resident images are all held: that run shows that the measure would notice.
+    Images in memory are all held: that run shows that the measure would notice.
     """
-    conftest = __file__.replace("test_memory.py", "conftest.py")
+    conftest = str(Path(__file__).parents[1] / "conftest.py")
     peaks = []
     for count in counts:
         run = [

@@ -10,7 +10,7 @@ import pytest
 from jaxattn import config as configs
 from jaxattn import metrics, reference_results
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 DATTA = reference_results.table("datta2021", "1") + reference_results.table("datta2021", "2")
 GESSERT = ("II", "III", "IV", "V", "VI")
 
