@@ -1,4 +1,4 @@
-"""Batch norm in training, with a gradient that keeps no more than the layer's input."""
+"""Batch norm for training, whose gradient stores nothing but the layer's input."""
 
 import functools
 
@@ -21,10 +21,10 @@ def batch_norm(
 ) -> tuple[Float[Array, "B H W C"], Float[Array, " C"], Float[Array, " C"]]:
     """Normalises each channel by its mean and variance over batch and positions.
 
-    The values are those of ``flax.linen.BatchNorm``: sums in float32, the variance as the mean of
-    squares minus the squared mean. Left to automatic differentiation XLA keeps ``x - mean`` from
-    the forward pass and writes the scaled gradient between two sums; this reads the input again.
-    Reverse-mode derivatives only.
+    The same values as ``flax.linen.BatchNorm``: sums in float32, and the variance as the mean of
+    squares minus the squared mean. With automatic differentiation XLA stores ``x - mean`` in the
+    forward pass and writes the scaled gradient out between two sums; this gradient reads x again
+    instead. Only reverse-mode differentiation works.
 
     Args:
         x: Features, float32 or bfloat16.
@@ -33,7 +33,7 @@ def batch_norm(
         epsilon: Added to the variance.
 
     Returns:
-        The normalised features, of the type of ``x``; their means and variances, float32.
+        The normalised features, of the dtype of ``x``; their means and variances, float32.
     """
     return _forward(x, scale, bias, epsilon)[0]
 
@@ -41,10 +41,10 @@ def batch_norm(
 def _forward(x, scale, bias, epsilon):
     exact = x.astype(jnp.float32)
     mean = exact.mean(_AXES)
-    # Rounding may leave less than nothing.
+    # Rounding can make it negative.
     variance = jnp.maximum(0.0, jnp.square(exact).mean(_AXES) - jnp.square(mean))
     inverse = lax.rsqrt(variance + epsilon)
-    y = (exact - mean) * (inverse * scale) + bias
+    y = (exact - _wide(mean)) * _wide(inverse * scale) + _wide(bias)
     return (y.astype(x.dtype), mean, variance), (x, scale, mean, variance, inverse)
 
 
@@ -54,13 +54,18 @@ def _backward(epsilon, residuals, gradients):
     x, gradient = (no_fuse(each).astype(jnp.float32) for each in (x, gradient))
     count = x.size // x.shape[-1]
     total = gradient.sum(_AXES)
-    # Not of x - mean, which XLA would write out. The variance has lost more digits already.
+    # Not a sum over x - mean, which XLA would write out. The variance has lost more digits already.
     along = (gradient * x).sum(_AXES) - mean * total
     per_pixel = (of_mean - inverse * scale * total) / count
-    # Where the variance was cut off at zero it does not move with x.
+    # Where the variance was clipped at zero, it does not depend on x.
     slope = jnp.where(variance > 0, (2 * of_variance - inverse**3 * scale * along) / count, 0.0)
-    to_x = gradient * (inverse * scale) + (x - mean) * slope + per_pixel
+    to_x = gradient * _wide(inverse * scale) + (x - _wide(mean)) * _wide(slope) + _wide(per_pixel)
     return to_x.astype(residuals[0].dtype), inverse * along, total
+
+
+def _wide(channels: Float[Array, " C"]) -> Float[Array, "1 1 1 C"]:
+    """One value per channel, to broadcast over batch and positions."""
+    return channels.reshape(1, 1, 1, -1)
 
 
 batch_norm.defvjp(_forward, _backward)

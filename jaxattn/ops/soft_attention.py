@@ -5,34 +5,33 @@ positions of a convolution W_k * t over all channels, and returns γ · t · Σ_
 
 The layer that the authors released, with which the published numbers were made, differs:
 
-* There is no γ; there is a bias and a ReLU before the softmax.
+* It has no γ, but a bias and a ReLU before the softmax.
 * Its 3-D convolution sees t as ``(H, W, C, 1)`` with a kernel ``(C, 3, 3, 1, K)``, strides
   ``(1, 1, C)`` and SAME padding. The kernel's first axis, of length C, therefore runs along the
-  *height*, and its third, of length 3, along the channels, of which only one window is taken.
-  So the maps depend on channels 0, 1 and 2 alone.
-* Along the height the C taps are centred (``(C - 1) // 2`` rows of padding before), so that only
-  the central 2H - 1 rows of the kernel can meet data. The others never get a gradient.
+  *height*, and its third, of length 3, along the channels, where it is applied only once. So the
+  maps depend on channels 0, 1 and 2 alone.
+* Along the height the C taps are centred (``(C - 1) // 2`` rows of padding before), so only the
+  central 2H - 1 rows of the kernel ever meet data. The others never receive a gradient.
 
-The released kernel is kept whole, so that published weights go in and out unchanged, but the
+The released kernel is stored whole, so that published weights convert both ways unchanged, but the
 convolution is computed as the small dense product that it equals.
 """
-
-import functools
-import itertools
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxattn.ops.cpu.paper_logits import shifted_products, shifted_products_gradients
+
 
 def released_logits_conv3d(
     x: Float[Array, "B H W C"], kernel: Float[Array, "C 3 3 1 K"]
 ) -> Float[Array, "B K H W"]:
-    """The released convolution as it is written: the definition that ``released_logits`` must meet.
+    """The released convolution as it was written; the definition of ``released_logits``.
 
     Args:
-        x: Features, of any float type.
+        x: Features, any float dtype.
         kernel: The layer's kernel.
 
     Returns:
@@ -46,6 +45,33 @@ def released_logits_conv3d(
         dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
     )
     return jnp.transpose(logits[:, :, :, 0], (0, 3, 1, 2))
+
+
+def released_logits(
+    x: Float[Array, "B H W C"], kernel: Float[Array, "C 3 3 1 K"]
+) -> Float[Array, "B K H W"]:
+    """``released_logits_conv3d`` as one dense product along the height, on every backend.
+
+    The factors are the ``(B W, 9 H)`` windows of the channels that are read, and a ``(9 H, H K)``
+    Toeplitz matrix of the kernel rows that meet data. Their layouts avoid copies: on a CPU this is
+    a quarter faster than the equivalent einsum.
+
+    Args:
+        x: Features, any float dtype; only channels 0, 1, 2 are read.
+        kernel: The layer's kernel.
+
+    Returns:
+        The convolution before bias and ReLU, float32.
+    """
+    batch, height, width, _ = x.shape
+    read = x[..., :3].astype(jnp.float32).swapaxes(1, 2)
+    padded = jnp.pad(read, ((0, 0), (1, 1), (0, 0), (0, 0)))
+    windows = jnp.stack([padded[:, j : j + width] for j in range(3)], axis=2)  # b w j r c
+    matrix = _toeplitz(_reachable(kernel.astype(jnp.float32), height), height)  # h r j c k
+    terms = windows[0, 0].size
+    matrix = matrix.transpose(2, 1, 3, 0, 4).reshape(terms, -1)
+    logits = windows.reshape(-1, terms) @ matrix
+    return logits.reshape(batch, width, height, -1).transpose(0, 3, 2, 1)
 
 
 def _reachable(kernel: Float[Array, "C 3 3 1 K"], height: int) -> Float[Array, "R 3 c K"]:
@@ -65,8 +91,8 @@ def _reachable(kernel: Float[Array, "C 3 3 1 K"], height: int) -> Float[Array, "
 def _toeplitz(rows: Float[Array, " R *tap"], height: int) -> Float[Array, " H H *tap"]:
     """``t[h, r] = rows[r - h + H - 1]``: what input row r contributes to output row h.
 
-    Repeating the 2H - 1 rows with a period of 2H and cutting them by 2H - 1 moves each line by one.
-    Unlike a gather, this has no scatter in its gradient.
+    Repeating the 2H - 1 rows with a period of 2H and cutting them every 2H - 1 shifts each row by
+    one. Unlike a gather, this has no scatter in its gradient.
     """
     tap = rows.shape[1:]
     period = jnp.concatenate([rows, jnp.zeros_like(rows[:1])])
@@ -74,31 +100,62 @@ def _toeplitz(rows: Float[Array, " R *tap"], height: int) -> Float[Array, " H H 
     return repeated[:-height].reshape(height, 2 * height - 1, *tap)[:, height - 1 :]
 
 
-def released_logits(
-    x: Float[Array, "B H W C"], kernel: Float[Array, "C 3 3 1 K"]
+def paper_logits_conv(
+    x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 C K"]
 ) -> Float[Array, "B K H W"]:
-    """The released convolution as one dense product along the height.
-
-    Equals ``released_logits_conv3d``: ``(B W, 9 H)`` windows of the channels that are read, times a
-    ``(9 H, H K)`` Toeplitz matrix of the kernel rows that can meet data. Both are laid out so that
-    little is copied: this order is a quarter faster on a CPU than what an einsum makes of it.
+    """The paper's convolution, 3×3 over all channels with SAME padding: its definition.
 
     Args:
-        x: Features, of any float type; only channels 0, 1, 2 are read.
+        x: Features, any float dtype.
         kernel: The layer's kernel.
 
     Returns:
-        The convolution before bias and ReLU, float32.
+        The convolution, float32, rounded to the dtype of x first.
     """
-    batch, height, width, _ = x.shape
-    read = x[..., :3].astype(jnp.float32).swapaxes(1, 2)
-    padded = jnp.pad(read, ((0, 0), (1, 1), (0, 0), (0, 0)))
-    windows = jnp.stack([padded[:, j : j + width] for j in range(3)], axis=2)  # b w j r c
-    matrix = _toeplitz(_reachable(kernel.astype(jnp.float32), height), height)  # h r j c k
-    terms = windows[0, 0].size
-    matrix = matrix.transpose(2, 1, 3, 0, 4).reshape(terms, -1)
-    logits = windows.reshape(-1, terms) @ matrix
-    return logits.reshape(batch, width, height, -1).transpose(0, 3, 2, 1)
+    logits = lax.conv_general_dilated(
+        x,
+        kernel.astype(x.dtype),
+        window_strides=(1, 1),
+        padding="SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return logits.transpose(0, 3, 1, 2).astype(jnp.float32)
+
+
+@jax.custom_vjp
+def paper_logits(
+    x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 C K"]
+) -> Float[Array, "B K H W"]:
+    """``paper_logits_conv``; on a CPU as matrix products (`jaxattn.ops.cpu.paper_logits`).
+
+    Only reverse-mode differentiation works.
+
+    Args:
+        x: Features, any float dtype.
+        kernel: The layer's kernel.
+
+    Returns:
+        The convolution, float32; except on a CPU, rounded to the dtype of x first.
+    """
+    return lax.platform_dependent(x, kernel, cpu=shifted_products, default=paper_logits_conv)
+
+
+def _paper_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return paper_logits(x, kernel), (x, kernel)
+
+
+def _paper_backward(
+    residuals: tuple[Array, Array], gradient: Float[Array, "B K H W"]
+) -> tuple[Array, Array]:
+    def default(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
+        return jax.vjp(paper_logits_conv, x, kernel)[1](gradient)
+
+    return lax.platform_dependent(
+        *residuals, gradient, cpu=shifted_products_gradients, default=default
+    )
+
+
+paper_logits.defvjp(_paper_forward, _paper_backward)
 
 
 def position_softmax(logits: Float[Array, "B K H W"]) -> Float[Array, "B K H W"]:
@@ -117,117 +174,47 @@ def released_soft_attention(
     """Soft-Attention as released.
 
     Args:
-        x: Features, of any float type.
+        x: Features, any float dtype.
         kernel: The layer's kernel.
         bias: One per head.
-        aggregate: Whether the heads' maps are summed. If not, each head's map weighs x by itself.
+        aggregate: Whether to sum the heads' maps. If not, each head's map weighs x separately.
 
     Returns:
-        Attended features of the type of x, and the maps, float32, each of sum 1 over positions.
-        D is C if aggregated; else K C, head 0's C channels first.
+        Attended features of the dtype of x, and the maps, float32, each summing to 1 over
+        positions. D is C if aggregated; else K C, head 0's C channels first.
     """
-    maps = position_softmax(jax.nn.relu(released_logits(x, kernel) + bias[:, None, None]))
+    logits = released_logits(x, kernel) + bias.reshape(1, -1, 1, 1)
+    maps = position_softmax(jax.nn.relu(logits))
     if aggregate:
         return _weigh(x, maps), maps
-    heads = maps.transpose(0, 2, 3, 1)[..., None] * x[..., None, :]
+    heads = maps.transpose(0, 2, 3, 1)[..., None] * x.astype(maps.dtype)[..., None, :]
     return heads.reshape(*x.shape[:3], -1).astype(x.dtype), maps
-
-
-@jax.custom_vjp
-def paper_logits(
-    x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 C K"]
-) -> Float[Array, "B K H W"]:
-    """The paper's convolution: 3×3 over all channels, SAME padding; knows reverse mode only.
-
-    XLA's convolution on a CPU wants more filters than K. There it is one product with the 9 K
-    columns of the kernel and a sum of shifted results, about twice as fast from some 500 channels
-    on, and with fewer much the same.
-
-    Args:
-        x: Features, of any float type.
-        kernel: The layer's kernel.
-
-    Returns:
-        The convolution, float32; where ``lax`` convolves, rounded to the type of x before.
-    """
-    return lax.platform_dependent(x, kernel, cpu=_shifted_products, default=_convolved)
-
-
-def _convolved(x: Array, kernel: Array) -> Array:
-    logits = lax.conv_general_dilated(
-        x,
-        kernel.astype(x.dtype),
-        window_strides=(1, 1),
-        padding="SAME",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-    return logits.transpose(0, 3, 1, 2).astype(jnp.float32)
-
-
-def _by_filter(kernel: Array) -> Array:
-    """The kernel as a matrix ``(9 K, C)``, in float32."""
-    return kernel.astype(jnp.float32).transpose(0, 1, 3, 2).reshape(-1, kernel.shape[2])
-
-
-def _shifted_products(x: Array, kernel: Array) -> Array:
-    height, width, channels = x.shape[1:]
-    places = x.astype(jnp.float32).reshape(-1, channels)
-    products = lax.dot_general(_by_filter(kernel), places, (((1,), (1,)), ((), ())))
-    products = products.reshape(3, 3, -1, *x.shape[:3])
-    products = jnp.pad(products, [(0, 0)] * 4 + [(1, 1), (1, 1)])
-    taps = itertools.product(range(3), range(3))
-    met = (products[i, j, :, :, i : i + height, j : j + width] for i, j in taps)
-    return functools.reduce(jnp.add, met).swapaxes(0, 1)
-
-
-def _paper_backward(
-    residuals: tuple[Array, Array], gradient: Float[Array, "B K H W"]
-) -> tuple[Array, Array]:
-    """Two products with the nine shifts of the logits' gradient, or what ``lax`` has."""
-
-    def default(x, kernel, gradient):
-        return jax.vjp(_convolved, x, kernel)[1](gradient)
-
-    def cpu(x, kernel, gradient):
-        height, width, channels = x.shape[1:]
-        padded = jnp.pad(gradient.swapaxes(0, 1), [(0, 0)] * 2 + [(1, 1), (1, 1)])
-        taps = itertools.product((2, 1, 0), (2, 1, 0))
-        shifts = jnp.stack([padded[:, :, i : i + height, j : j + width] for i, j in taps])
-        shifts = shifts.reshape(9 * kernel.shape[-1], -1)
-        to_x = lax.dot_general(shifts, _by_filter(kernel), (((0,), (0,)), ((), ())))
-        to_kernel = shifts @ x.astype(jnp.float32).reshape(-1, channels)
-        to_kernel = to_kernel.reshape(3, 3, -1, channels).transpose(0, 1, 3, 2)
-        return to_x.reshape(x.shape).astype(x.dtype), to_kernel.astype(kernel.dtype)
-
-    return lax.platform_dependent(*residuals, gradient, cpu=cpu, default=default)
-
-
-paper_logits.defvjp(lambda x, kernel: (paper_logits(x, kernel), (x, kernel)), _paper_backward)
 
 
 def paper_soft_attention(
     x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 C K"], gamma: Float[Array, ""]
 ) -> tuple[Float[Array, "B H W C"], Float[Array, "B K H W"]]:
-    """Soft-Attention as the paper has it: γ · x · Σ_k softmax(W_k * x), equation 1.
+    """Soft-Attention as in the paper: γ · x · Σ_k softmax(W_k * x), equation 1.
 
     Args:
-        x: Features, of any float type.
+        x: Features, any float dtype.
         kernel: K filters over all channels, SAME padding, neither bias nor ReLU.
         gamma: Scale of the attended features.
 
     Returns:
-        Attended features of the type of x, and the maps, float32, each of sum 1 over positions.
+        Attended features of the dtype of x, and the maps, float32, each summing to 1 over
+        positions.
     """
     maps = position_softmax(paper_logits(x, kernel))
     return _weigh(x, gamma * maps), maps
 
 
 def _weigh(x: Float[Array, "B H W C"], maps: Float[Array, "B K H W"]) -> Float[Array, "B H W C"]:
-    """The sum of the maps times x; in float32, rounded once to the type of x.
+    """The sum of the maps times x, in float32, rounded once to the dtype of x.
 
-    The sum is a product with ones: of a reduction, XLA's CPU backend writes one copy per channel
-    when the gradient needs it too, and reads that twice.
+    The sum is a product with ones, because XLA's CPU backend writes a reduction out once per
+    channel if the gradient needs it too, and then reads that twice.
     """
     ones = jnp.ones(maps.shape[1], maps.dtype)
     weights = jnp.einsum("bkhw,k->bhw", maps, ones, precision=lax.Precision.HIGHEST)
-    return (x * weights[..., None]).astype(x.dtype)
+    return (x.astype(maps.dtype) * weights[..., None]).astype(x.dtype)

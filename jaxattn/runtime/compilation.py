@@ -1,4 +1,4 @@
-"""How XLA compiles: with which options, and that what was compiled once is read from disk again."""
+"""XLA's compiler options, and a cache on disk of what it compiled."""
 
 import functools
 import os
@@ -7,9 +7,9 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-#: XLA's CPU backend has two implementations of convolutions and takes YNNPACK's, on AVX-512 the
-#: slower one, above all for kernel gradients. Sums and matrix products are left to YNNPACK, which
-#: is the faster there.
+#: XLA's CPU backend has two implementations of convolutions. It prefers YNNPACK's, which is the
+#: slower one on AVX-512, above all for kernel gradients. YNNPACK's sums and matrix products are
+#: faster, and stay.
 CPU_OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_DOT,"
     "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
@@ -17,20 +17,20 @@ CPU_OPTIONS = {
 
 
 def use_cache() -> None:
-    """Has JAX keep what it compiles in the user's cache folder, and look for it there.
+    """Makes JAX cache compiled programs in the user's cache folder.
 
     The folder is ``$XDG_CACHE_HOME/jaxattn/xla``, by default ``~/.cache/jaxattn/xla``, unless
     ``JAX_COMPILATION_CACHE_DIR`` or JAX's config names another one;
-    ``JAX_ENABLE_COMPILATION_CACHE=0`` turns the cache off. A program is found only by the same
-    program, options, versions and kind of device, so that a run computes the same with and without.
-    Does nothing where the folder cannot be written.
+    ``JAX_ENABLE_COMPILATION_CACHE=0`` turns the cache off. Programs are keyed by their code,
+    options, versions and device kind, so results are the same with and without a cache. Does
+    nothing if the folder is not writable.
     """
     if jax.config.values["jax_compilation_cache_dir"]:
         return
     try:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         folder = Path(home, "jaxattn", "xla")
-        # Nobody else may write there: what lies in the folder is run.
+        # The files are executed, so nobody else may write them.
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except (OSError, RuntimeError):  # RuntimeError: the user has no home
         return
@@ -40,10 +40,10 @@ def use_cache() -> None:
 
 @functools.cache
 def options(platform: str) -> dict[str, str]:
-    """Options for ``jax.jit(..., compiler_options=)`` of steps on a platform: cpu, gpu or tpu.
+    """The ``compiler_options`` of ``jax.jit`` for steps on a platform: cpu, gpu or tpu.
 
-    Experimental options come and go with the versions of XLA: where this one does not know them,
-    there are none.
+    Experimental options change between versions of XLA; if the installed one rejects these, the
+    result is empty.
     """
     if platform != "cpu":
         return {}

@@ -1,4 +1,4 @@
-"""One mesh over all devices of all hosts: the state on each of them, the batch spread over them."""
+"""One mesh over the devices of all hosts: the state is on each device, the batch split over them."""
 
 from typing import Any
 
@@ -6,23 +6,20 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxattn.errors import InputError
-from jaxattn.runtime import memory
+from jaxattn.errors import invalid
 
 
 def split_cpu(devices: int) -> None:
-    """Makes several devices of a CPU's cores; to be called before anything is computed.
+    """Splits the CPU's cores into several devices; to be called before anything is computed.
 
-    XLA computes much of a small network on one core. As one device per core, each with its share
-    of the batch, the same step keeps all of them busy. Does nothing where there is an accelerator,
-    but for `jaxattn.runtime.memory.keep`.
+    XLA runs much of a small network on one core. With one device per core, each with its share of
+    the batch, the same step uses all cores. Does nothing if there is an accelerator.
 
     Raises:
-        InputError: Not a positive number.
+        InputError: ``devices`` is not positive.
     """
     if devices < 1:
-        raise InputError(f"cpu_devices: {devices} given, 1 or more wanted")
-    memory.keep()
+        raise invalid("cpu_devices", "at least 1", devices)
     jax.config.update("jax_num_cpu_devices", devices)
 
 
@@ -37,7 +34,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batched(mesh: Mesh) -> NamedSharding:
-    """The first axis spread over the devices."""
+    """The first axis split over the devices."""
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
@@ -50,21 +47,20 @@ def like(tree: Any, mesh: Mesh) -> Any:
 
 
 def check_batch_size(field: str, batch_size: int) -> None:
-    """Raises InputError where a batch cannot be spread evenly over the devices."""
-    if batch_size < 1 or batch_size % jax.device_count():
-        raise InputError(
-            f"{field}: {batch_size} given, a multiple of the {jax.device_count()} devices wanted"
-        )
+    """Raises InputError if a batch cannot be split evenly over the devices."""
+    devices = jax.device_count()
+    if batch_size < 1 or batch_size % devices:
+        raise invalid(field, f"a positive multiple of the {devices} devices", batch_size)
 
 
 def put_batch(mesh: Mesh, local: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Puts this host's part of a batch on its devices, as part of the global batch."""
+    """Puts this host's part of the global batch on its devices."""
     sharding = batched(mesh)
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in local.items()}
 
 
 def put_replicated(mesh: Mesh, tree: Any) -> Any:
-    """Puts arrays, the same on every host, on every device."""
+    """Puts arrays, which must be the same on every host, on every device."""
     sharding = replicated(mesh)
     return jax.tree.map(
         lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), tree

@@ -40,6 +40,8 @@ def keep() -> None:
     lists of free blocks whenever a program has been compiled, and their pages given back to the
     system.
     """
+    if os.environ.get("JAXATTN_KEEP_MEMORY") == "0":
+        return
     with contextlib.suppress(AttributeError, OSError, TypeError, ValueError):
         libc = _glibc()
         for parameter, value in _MALLOPT.values():

@@ -1,1 +1,1 @@
-"""What is only for XLA's CPU backend."""
+"""Rewrites for XLA's CPU backend alone; other backends never run them."""

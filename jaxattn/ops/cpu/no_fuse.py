@@ -1,4 +1,4 @@
-"""Values that XLA's CPU backend computes once and keeps, instead of anew in each of their uses."""
+"""Stops XLA:CPU from recomputing a value in every consumer."""
 
 import jax
 from jax import lax
@@ -7,15 +7,15 @@ from jaxtyping import Array
 
 
 def no_fuse(x: Array) -> Array:
-    """The same values; on a CPU in memory, so that their uses read them there.
+    """Returns its argument; on a CPU, as a value in memory that no consumer recomputes.
 
-    XLA's CPU backend merges what is computed element by element into each of its uses, and so a
-    residual network computes a block's sum anew, from the first block of that resolution on, for
-    every use in the block. It does not look into a function that may not be inlined; an
-    ``optimization_barrier`` it drops before it merges. The function copies nothing. On other
-    backends there is none.
+    XLA's CPU backend fuses elementwise operations into each of their consumers. In a residual
+    network, every consumer of a block's sum therefore recomputes it, back to the first block of
+    that resolution. XLA drops an ``optimization_barrier`` before it fuses, but it does not look
+    into a function marked as not inlineable. Calling that function copies nothing. Other backends
+    do not call it.
 
-    It has reverse-mode derivatives only, of any order; the gradient is no_fuse too.
+    Only reverse-mode differentiation works, to any order. The gradient is not fused either.
     """
     return lax.platform_dependent(x, cpu=_kept, default=lambda x: x)
 
@@ -23,12 +23,12 @@ def no_fuse(x: Array) -> Array:
 @jax.custom_vjp
 def _kept(x: Array) -> Array:
     with set_xla_metadata(inlineable="false"):
-        return _as_it_is(x)
+        return _identity(x)
 
 
 @jax.jit
-def _as_it_is(x: Array) -> Array:
-    # A function that only returns its argument JAX would drop.
+def _identity(x: Array) -> Array:
+    # JAX drops a function that only returns its argument.
     return lax.optimization_barrier(x)
 
 
