@@ -1,6 +1,6 @@
 """Images per second from disk to a batch on the device, and how long a training step waits.
 
-    python -m benchmarks.input_pipeline [--data_dir=DIR] [--tensorflow_python=PATH]
+    python -m benchmarks.input_pipeline [--tensorflow_python=PATH]
 
 **Rates.** The same JPEGs, in the same shuffled order, in batches of the same uint8 pixels: by our
 Grain loader from ArrayRecord files, by the in-memory loader (the images are on the device already,
@@ -11,9 +11,8 @@ warmed up first, and runs on until nothing is in flight; the pipelines take turn
 the first batch are compared with ours. tf.data without antialiasing, the usual choice, is a cheaper
 filter, and further from ours.
 
-Without ``--data_dir``, the folder of a prepared data set, the images are the synthetic ones with
-sensor noise added, so that files are as large as a camera's: 600×450 pixels of about 190 KB, and
-their centres reduced to 256×256.
+The images are the synthetic ones with sensor noise added, so that files are as large as a
+camera's: 600×450 pixels of about 190 KB, and their centres reduced to 256×256.
 
 **Waiting.** Steps of the real training loop with images from the loader, against the same step on
 one batch that is in place; the difference is the time spent waiting. On a CPU, decoding takes cores
@@ -36,6 +35,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from benchmarks import measure, ours, tables
+from benchmarks.peers.steps import steady
 from benchmarks.process import Process, Timed, Unavailable
 from jaxattn import steps
 from jaxattn.data.loaders import MAX_THREADS, Loader, decode_all
@@ -80,16 +80,8 @@ class Ours:
 
     def time(self, calls: int) -> float:
         """Mean seconds of a batch."""
-        batches = self._batches(calls + 2 * AHEAD)
-        for _ in range(AHEAD):
-            next(batches).block_until_ready()
-        since = time.perf_counter()
-        for _ in range(calls):
-            next(batches).block_until_ready()
-        seconds = time.perf_counter() - since
-        for _ in batches:  # work in flight must end before the next pipeline is measured
-            pass
-        return seconds / calls
+        batches = (each.block_until_ready() for each in self._batches(calls + 2 * AHEAD))
+        return steady(batches, jax.block_until_ready, AHEAD, calls)
 
 
 def draw(count: int, shape: tuple[int, int]) -> Iterator[np.ndarray]:
@@ -127,18 +119,6 @@ def drawn(folder: Path, count: int, shape: tuple[int, int], small: int) -> dict[
     for name, images in made.items():
         write_images(folder / name, images)
     return {name: folder / name for name in made}
-
-
-def extracted(folder: Path, data_dir: Path, count: int) -> dict[str, Path]:
-    """Writes the first JPEGs of a prepared data set as files; the folder with both, by name."""
-    records = reader.open_records(data_dir)
-    out = folder / data_dir.resolve().name
-    out.mkdir()
-    for index in range(min(count, len(records))):
-        (out / f"{index:05d}.jpg").write_bytes(records[index]["image"])
-    (out / "prepared").symlink_to(data_dir.resolve())
-    with Image.open(out / "00000.jpg") as image:
-        return {f"{out.name} {image.width}×{image.height}": out}
 
 
 class Peer:
@@ -207,6 +187,10 @@ def rates(
                 "lowest": batch / took["max"],
                 "highest": batch / took["min"],
             }
+        for each in found.values():
+            if "images_per_second" in each:
+                ours_rate = found["Grain"]["images_per_second"]
+                each["grain_speedup"] = ours_rate / each["images_per_second"]
     since = time.perf_counter()
     decode_all(dataset, size)
     found["in_memory"]["filling"] = len(dataset) / (time.perf_counter() - since)
@@ -251,7 +235,6 @@ def waiting(
 
 
 def run(
-    data_dir: str = "",
     tensorflow_python: str = sys.executable,
     torch_python: str = sys.executable,
     images: int = 64,
@@ -268,11 +251,10 @@ def run(
     """Measures all pipelines and loops, and writes the result.
 
     Args:
-        data_dir: A prepared data set; by default images are drawn.
         tensorflow_python: An interpreter with TensorFlow; empty for none.
         torch_python: An interpreter with PyTorch; empty for none.
         images: Number of images, which are read again and again.
-        drawn_height: Height of the images that are drawn; they are 4/3 as wide.
+        drawn_height: Height of the images; they are 4/3 as wide.
         small: Height and width of the small images.
         size: Height and width of what is read; 299 for Inception.
         batch: Images in a batch.
@@ -284,11 +266,8 @@ def run(
     """
     pythons = (tensorflow_python, tensorflow_python, torch_python)
     with tempfile.TemporaryDirectory() as temporary:
-        if data_dir:
-            folders = extracted(Path(temporary), Path(data_dir), images)
-        else:
-            shape = (drawn_height, drawn_height * 4 // 3)
-            folders = drawn(Path(temporary), images, shape, small)
+        shape = (drawn_height, drawn_height * 4 // 3)
+        folders = drawn(Path(temporary), images, shape, small)
         rows = []
         for name, folder in folders.items():
             rows += rates(name, folder, size, batch, batches, repeats, pythons)

@@ -101,7 +101,7 @@ def limits(dtypes: Sequence[str], size: int = 0, side: int = 0) -> dict[str, Any
     Args:
         dtypes: Types of the products.
         size: Elements of the arrays that are added, float32; 0 for a size that suits the device.
-        side: Height and width of the matrices; 0 likewise.
+        side: Height and width of the matrices; 0 for the default.
 
     Returns:
         ``bytes_per_second``, and ``flops_per_second`` by type.

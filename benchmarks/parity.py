@@ -39,23 +39,12 @@ def add(out: Path, kind: str, rows: Sequence[dict]) -> None:
     run_dir.write_json(out, result)
 
 
-def run(
-    models: tuple[str, ...] = (),
-    training: bool = False,
-    size: int = 0,
-    batch: int = 0,
-    seeds: int = 2,
-    steps: int = 20,
-) -> None:
+def run(models: tuple[str, ...] = (), training: bool = False) -> None:
     """Compares all models and adds their rows to the result.
 
     Args:
         models: Names of the models; all by default.
         training: Whether to compare training instead of outputs and gradients.
-        size: Height and width of the images; 0 for the published size, or the smallest in training.
-        batch: Images in a batch; 0 for 1, or 8 in training.
-        seeds: Number of draws of weights and images whose outputs are compared.
-        steps: Number of training steps.
     """
     known = list(keras_parity.TRAINED if training else keras_models.names())
     for name in models:
@@ -65,10 +54,9 @@ def run(
     failed = False
     for name in models or known:
         if training:
-            smallest = keras_parity.TRAINED[name]
-            row = keras_parity.compare_training(name, steps, batch or 8, size or smallest)
+            row = keras_parity.compare_training(name, 20, 8, keras_parity.TRAINED[name])
         else:
-            row = keras_parity.compare_outputs(name, range(seeds), batch or 1, size or None)
+            row = keras_parity.compare_outputs(name, range(2), 1)
         add(out, "training" if training else "outputs", [row])
         beyond = keras_parity.exceeded(row)
         failed |= bool(beyond)

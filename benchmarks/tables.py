@@ -1,5 +1,6 @@
 """Markdown tables of all results; one function per benchmark."""
 
+import functools
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 from benchmarks import goals
 
 Row = Mapping[str, Any]
+#: By heading, a format string for the fields of a row, or a function of a row.
+Columns = dict[str, Any]
 
 KERAS = {"keras_jax": "Keras, JAX", "keras_tensorflow": "Keras, TensorFlow"}
 #: Peers of the attention layer, and of the training step.
@@ -32,10 +35,16 @@ SHAPES = (
 )
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def table(columns: Columns, rows: Iterable[Any]) -> str:
     """A Markdown table."""
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows)])
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    for row in rows:
+        cells = (
+            cell.format(**row) if isinstance(cell, str) else str(cell(row))
+            for cell in columns.values()
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def span(values: Iterable[float]) -> str:
@@ -61,10 +70,12 @@ def all_goals(results: Iterable[Row]) -> str:
             cases = [verdict for verdict in found if verdict.goal == goal]
             missed = [f"{each.case}: {each.value:.3g}" for each in cases if not each.reached]
             reached = [each.value for each in cases if each.reached]
-            values = f": {span(reached)}" if reached else ""
-            place = f"{result['benchmark']}, {result['machine']['device']}"
-            rows.append((place, goal, f"{len(reached)} of {len(cases)}{values}", "; ".join(missed)))
-    return table(["benchmark, device", "goal", "reached", "missed"], rows)
+            row = {"place": f"{result['benchmark']}, {result['machine']['device']}", "goal": goal}
+            row["reached"] = f"{len(reached)} of {len(cases)}"
+            row["reached"] += f": {span(reached)}" if reached else ""
+            rows.append(row | {"missed": "; ".join(missed)})
+    columns = {"benchmark, device": "{place}", "goal": "{goal}"}
+    return table(columns | {"reached": "{reached}", "missed": "{missed}"}, rows)
 
 
 def _verdicts(result: Row, row: Row) -> str:
@@ -75,9 +86,9 @@ def _verdict_list(result: Row, form: str) -> str:
     return "\n".join(f"- {v.case}, {v}: {v.value:{form}}." for v in goals.judge(result))
 
 
-def _skipped(rows: Sequence[Row], names: Mapping[str, str]) -> list[str]:
+def _skipped(rows: Sequence[Row], names: Mapping[str, str]) -> str:
     found = {f"{names[name]}: {why}" for row in rows for name, why in row["skipped"].items()}
-    return [f"Not measured: {'; '.join(sorted(found))}."] if found else []
+    return f"\nNot measured: {'; '.join(sorted(found))}." if found else ""
 
 
 def _speeds(measured: Iterable[tuple[str, float]]) -> str:
@@ -97,48 +108,42 @@ def attention_kernel(result: Row) -> str:
         place = known.index(shape) if shape in known else len(known)
         return row["batch"], place, shape, row["dtype"], variant, what
 
+    def ours(row: Row) -> str:
+        median, low, high = (_ms(row["seconds"]["ours"][each]) for each in ("median", "min", "max"))
+        return f"{median} ({low}–{high})"
+
+    def peer(name: str, row: Row) -> str:
+        if name not in row["seconds"]:
+            return "–"
+        differences = row["differences"].get(name, {"": 0.0}).values()
+        sign = " ≠" if max(differences) > LAYER_BOUNDS[row["dtype"]] else ""
+        return f"{_ms(row['seconds'][name]['median'])} = {row['speedup'][name]:.1f}×{sign}"
+
     rows = sorted(result["rows"], key=order)
+    columns: Columns = {
+        "": lambda row: (
+            f"{row['variant']}, {'forward + backward' if row['pass'] == 'both' else 'forward'}"
+        ),
+        "H×W×C, K": "{shape[0]}×{shape[1]}×{shape[2]}, {shape[3]}",
+        "batch": "{batch}, {dtype}",
+        "ours, ms": ours,
+        **{text: functools.partial(peer, name) for name, text in LAYERS.items()},
+        "limit, ms": lambda row: f"{_ms(row['limit'])} ({row['of_limit']:.0%})",
+        "goal": functools.partial(_verdicts, result),
+    }
     bandwidth = span(row["bytes_per_second"] / 1e9 for row in rows)
     speeds = _speeds((row["dtype"], row["flops_per_second"]) for row in rows)
     worst = max(max(row["differences"]["ours"].values()) for row in rows)
-    return "\n".join(
-        [
-            table(
-                ["", "H×W×C, K", "batch", "ours, ms", *LAYERS.values(), "limit, ms", "goal"],
-                (_attention_cells(result, row) for row in rows),
-            ),
-            "",
-            "Ours: median (shortest–longest). Peers: median = multiple of ours; ≠: computes "
-            "something else. Limit: see above; in brackets, the share of it that ours reaches; "
-            f"measured: {bandwidth} GB/s, {speeds}. Ours differs from the definition by at most "
-            f"{worst:.1e}.",
-            *_skipped(rows, LAYERS),
-        ]
+    return (
+        f"{table(columns, rows)}\n\nOurs: median (shortest–longest). Peers: median = multiple of "
+        "ours; ≠: computes something else. Limit: see above; in brackets, the share of it that "
+        f"ours reaches; measured: {bandwidth} GB/s, {speeds}. Ours differs from the definition by "
+        f"at most {worst:.1e}.{_skipped(rows, LAYERS)}"
     )
 
 
 def _ms(seconds: float) -> str:
     return f"{seconds * 1e3:.3g}" if seconds < 1 else f"{seconds * 1e3:.0f}"
-
-
-def _attention_cells(result: Row, row: Row) -> list[str]:
-    height, width, channels, heads = row["shape"]
-    median, low, high = (_ms(row["seconds"]["ours"][each]) for each in ("median", "min", "max"))
-    cells = [
-        f"{row['variant']}, {'forward + backward' if row['pass'] == 'both' else 'forward'}",
-        f"{height}×{width}×{channels}, {heads}",
-        f"{row['batch']}, {row['dtype']}",
-        f"{median} ({low}–{high})",
-    ]
-    for name in LAYERS:
-        if name not in row["seconds"]:
-            cells.append("–")
-            continue
-        differences = row["differences"].get(name, {"": 0.0}).values()
-        sign = " ≠" if max(differences) > LAYER_BOUNDS[row["dtype"]] else ""
-        peer = _ms(row["seconds"][name]["median"])
-        cells.append(f"{peer} = {row['speedup'][name]:.1f}×{sign}")
-    return [*cells, f"{_ms(row['limit'])} ({row['of_limit']:.0%})", _verdicts(result, row)]
 
 
 def _ordered_steps(result: Row) -> list[Row]:
@@ -150,22 +155,41 @@ def _ordered_steps(result: Row) -> list[Row]:
 
 def train_step(result: Row) -> str:
     """A row for each model, batch and type."""
+
+    def ours(row: Row) -> str:
+        mine = row["seconds"]["ours"]
+        rate, slowest, fastest = (row["batch"] / mine[each] for each in ("median", "max", "min"))
+        return f"{rate:.3g} ({slowest:.3g}–{fastest:.3g})"
+
+    def peer(name: str, row: Row) -> str:
+        if name not in row["speedup"]:
+            return "–"
+        rate, sign = row["images_per_second"][name], " ≠" if differs(name, row) else ""
+        return f"{rate:.3g}, ours {row['speedup'][name]:.2f}×{sign}"
+
+    def without(row: Row) -> str:
+        return f"{row['speedup']['without']:.3f}×" if "without" in row["speedup"] else "–"
+
+    columns: Columns = {
+        "": "{model}",
+        "batch": "{batch} × {size}², {dtype}",
+        "ours, images/s": ours,
+        **{text: functools.partial(peer, name) for name, text in STEPS.items()},
+        "of ours without attention": without,
+        "utilisation": "{utilisation:.0%}",
+        "memory, GiB": lambda row: f"{row['memory']['ours'] / 2**30:.2f}",
+        "compiling, s": "{facts[ours][compile]:.0f}",
+        "goal": functools.partial(_verdicts, result),
+    }
     rows = _ordered_steps(result)
     facts = [row["facts"][name] for row in rows for name in STEPS if name in row["facts"]]
     versions = {f"{k} {v}" for each in facts for k, v in each.items() if isinstance(v, str)}
-    head = ["", "batch", "ours, images/s", *STEPS.values()]
-    head += ["of ours without attention", "utilisation", "memory, GiB", "compiling, s", "goal"]
+    peers = f"\nPeers: {', '.join(sorted(versions))}." if versions else ""
     speeds = _speeds((row["dtype"], row["peak"]) for row in rows)
-    return "\n".join(
-        [
-            table(head, (_step_cells(result, row) for row in rows)),
-            "",
-            "Ours: median (slowest–fastest). Peers: median, and ours relative to it; ≠: computes "
-            "something else. Memory is ours: of the device, or on a CPU the process' peak. Speed "
-            f"of a large product: {speeds}.",
-            *([f"Peers: {', '.join(sorted(versions))}."] if versions else []),
-            *_skipped(rows, STEPS),
-        ]
+    return (
+        f"{table(columns, rows)}\n\nOurs: median (slowest–fastest). Peers: median, and ours "
+        "relative to it; ≠: computes something else. Memory is ours: of the device, or on a CPU "
+        f"the process' peak. Speed of a large product: {speeds}.{peers}{_skipped(rows, STEPS)}"
     )
 
 
@@ -178,67 +202,55 @@ def differs(name: str, row: Row) -> bool:
     return other["parameters"] != mine["parameters"] or not apart <= STEP_BOUNDS[row["dtype"]]
 
 
-def _step_cells(result: Row, row: Row) -> list[str]:
-    mine = row["seconds"]["ours"]
-    rate, slowest, fastest = (row["batch"] / mine[each] for each in ("median", "max", "min"))
-    cells = [
-        row["model"],
-        f"{row['batch']} × {row['size']}², {row['dtype']}",
-        f"{rate:.3g} ({slowest:.3g}–{fastest:.3g})",
-    ]
-    for name in STEPS:
-        if name not in row["speedup"]:
-            cells.append("–")
-            continue
-        sign = " ≠" if differs(name, row) else ""
-        peer = row["images_per_second"][name]
-        cells.append(f"{peer:.3g}, ours {row['speedup'][name]:.2f}×{sign}")
-    return [
-        *cells,
-        f"{row['speedup']['without']:.3f}×" if "without" in row["speedup"] else "–",
-        f"{row['utilisation']:.0%}",
-        f"{row['memory']['ours'] / 2**30:.2f}",
-        f"{row['facts']['ours']['compile']:.0f}",
-        _verdicts(result, row),
-    ]
-
-
 def speeds(result: Row) -> str:
     """The short table of training steps: our speed over each peer's, where a goal is set."""
+
+    def ratio(name: str, row: Row) -> str:
+        return f"{row['speedup'][name]:.2f}×" if name in row["speedup"] else "–"
+
+    names = {**STEPS, "without": "without attention"}
+    columns: Columns = {
+        "": "{model}",
+        "batch": "{batch} × {size}², {dtype}",
+        **{text: functools.partial(ratio, name) for name, text in names.items()},
+    }
     judged = {id(verdict.row) for verdict in goals.judge(result)}
-    rows = []
-    for row in _ordered_steps(result):
-        if id(row) in judged:
-            ratios = (row["speedup"].get(name) for name in (*STEPS, "without"))
-            batch = f"{row['batch']} × {row['size']}², {row['dtype']}"
-            rows.append([row["model"], batch, *("–" if r is None else f"{r:.2f}×" for r in ratios)])
-    return table(["", "batch", *STEPS.values(), "without attention"], rows)
+    return table(columns, (row for row in _ordered_steps(result) if id(row) in judged))
 
 
 def input_pipeline(result: Row) -> str:
     """The rates, the waiting, and the goals."""
-    rates, waiting = [], []
-    for row in result["rows"]:
-        if row["measured"] == "waiting":
-            images = f"{row['images']} at {row['size']}×{row['size']}"
-            share = f"{row['share']:.1%}"
-            waiting.append([images, row["pipeline"], f"{row['step_ms']:.2f}", share])
-            continue
-        images = f"{row['images']}, {row['bytes'] / 1e3:.0f} KB"
-        pipeline = row["pipeline"] + (f" ({row['version']})" if "version" in row else "")
+
+    def rate(row: Row) -> str:
         if "skipped" in row:
-            rates.append([images, pipeline, f"skipped: {row['skipped']}", "", ""])
-            continue
+            return f"skipped: {row['skipped']}"
         filling = f" (filling {row['filling']:,.0f})" if "filling" in row else ""
-        spread = f"{row['lowest']:,.0f} to {row['highest']:,.0f}"
-        rate = f"{row['images_per_second']:,.0f}{filling}"
-        rates.append([images, pipeline, rate, spread, f"{row['difference']:.2f}"])
+        return f"{row['images_per_second']:,.0f}{filling}"
+
+    def measured(form: str, row: Row) -> str:
+        return "" if "skipped" in row else form.format(**row)
+
+    rates: Columns = {
+        "JPEGs": lambda row: f"{row['images']}, {row['bytes'] / 1e3:.0f} KB",
+        "pipeline": lambda row: (
+            row["pipeline"] + (f" ({row['version']})" if "version" in row else "")
+        ),
+        "images/s": rate,
+        "lowest to highest": functools.partial(measured, "{lowest:,.0f} to {highest:,.0f}"),
+        "difference": functools.partial(measured, "{difference:.2f}"),
+    }
+    waiting: Columns = {
+        "training from": "{images} at {size}×{size}",
+        "pipeline": "{pipeline}",
+        "ms per step": "{step_ms:.2f}",
+        "step in place over this": "{share:.1%}",
+    }
     return "\n\n".join(
         [
             f"Batches of {result['batch']} images of {result['size']}×{result['size']}. "
             "Difference: the mean difference from Grain's pixels, in grey levels.",
-            table(["JPEGs", "pipeline", "images/s", "lowest to highest", "difference"], rates),
-            table(["training from", "pipeline", "ms per step", "step in place over this"], waiting),
+            table(rates, (row for row in result["rows"] if row["measured"] == "rate")),
+            table(waiting, (row for row in result["rows"] if row["measured"] == "waiting")),
             _verdict_list(result, ".3f"),
         ]
     )
@@ -246,44 +258,54 @@ def input_pipeline(result: Row) -> str:
 
 def scaling(result: Row) -> str:
     """The cost of a step, and its communication."""
-    costs, exchanged = [], []
-    for row in result["rows"]:
-        if row["measured"] == "cost":
-            low, high = f"{row['min_ms']:.1f}", f"{row['max_ms']:.1f}"
-            cells = [row["fixed"], row["devices"], row["batch"], f"{row['median_ms']:.1f}"]
-            costs.append([*cells, f"{low} to {high}", f"{row['per_image']:.2f}"])
-            continue
-        kinds = ", ".join(f"{n} {kind}" for kind, n in row["instructions"].items()) or "none"
-        counts = [f"{row['bytes'][p]:,} / {row['by_hand'][p]:,}" for p in row["bytes"]]
-        equal = "equal" if row["bytes"] == row["by_hand"] else "**different**"
-        exchanged.append([row["devices"], kinds, *counts, equal])
-    head = ["fixed batch", "devices", "images", "ms per step", "lowest to highest", "per image"]
+
+    def kinds(row: Row) -> str:
+        return ", ".join(f"{n} {kind}" for kind, n in row["instructions"].items()) or "none"
+
+    costs: Columns = {
+        "fixed batch": "{fixed}",
+        "devices": "{devices}",
+        "images": "{batch}",
+        "ms per step": "{median_ms:.1f}",
+        "lowest to highest": "{min_ms:.1f} to {max_ms:.1f}",
+        "per image": "{per_image:.2f}",
+    }
+    purposes = ("statistics", "gradients", "metrics")
+    exchanged: Columns = {
+        "devices": "{devices}",
+        "instructions": kinds,
+        **{name: f"{{bytes[{name}]:,}} / {{by_hand[{name}]:,}}" for name in purposes},
+        "": lambda row: "equal" if row["bytes"] == row["by_hand"] else "**different**",
+    }
     return "\n\n".join(
         [
             f"The step of `attention_cnn` on images of {result['size']}×{result['size']}. Per "
             "image: the time per image, relative to one device; devices that share a CPU's cores "
             "cannot get far below 1, real ones can go down to 1 / devices.",
-            table(head, costs),
+            table(costs, (row for row in result["rows"] if row["measured"] == "cost")),
             "Bytes exchanged in a step, found in the compiled program / counted by hand:",
-            table(["devices", "instructions", "statistics", "gradients", "metrics", ""], exchanged),
+            table(exchanged, (row for row in result["rows"] if row["measured"] != "cost")),
         ]
     )
 
 
 def patch_throughput(result: Row) -> str:
     """A row for each way, and its speed relative to plain images."""
-    rows = []
-    for row in result["rows"]:
+
+    def rate(row: Row) -> str:
         rounds = ", ".join(f"{each:.1f}" for each in row["rounds"])
-        rate, ratio = f"{row['patches_per_second']:.1f} ({rounds})", f"{row['of_plain']:.3f}×"
-        rows.append([row["way"], rate, ratio, _verdicts(result, row)])
+        return f"{row['patches_per_second']:.1f} ({rounds})"
+
+    columns: Columns = {
+        "": "{way}",
+        "patches/s, median (rounds)": rate,
+        "of plain": "{of_plain:.3f}×",
+        "goal": functools.partial(_verdicts, result),
+    }
     images, crops, size = result["batch"]
-    return "\n\n".join(
-        [
-            table(["", "patches/s, median (rounds)", "of plain", "goal"], rows),
-            f"{result['backbone']}, {result['dtype']}, {images} images of {crops} crops of "
-            f"{size}×{size} pixels per step.",
-        ]
+    return (
+        f"{table(columns, result['rows'])}\n\n{result['backbone']}, {result['dtype']}, {images} "
+        f"images of {crops} crops of {size}×{size} pixels per step."
     )
 
 
@@ -291,53 +313,48 @@ def parity(result: Row) -> str:
     """Outputs and gradients, and training; what exceeds its bound is bold."""
     bounds = result["bounds"]
 
-    def cells(found: Mapping[str, Row], names: Sequence[str]) -> list[str]:
-        texts = [f"{found[name]['difference']:.1e}" for name in names]
-        return [
-            text if found[name]["difference"] <= bounds[name] else f"**{text}**"
-            for name, text in zip(names, texts, strict=True)
-        ]
+    def cell(name: str, draw: str, row: Row) -> str:
+        found = (row["differences"][draw] if draw else row["differences"])[name]["difference"]
+        return f"{found:.1e}" if found <= bounds[name] else f"**{found:.1e}**"
 
-    parts, outputs, trained = [], ("logits", "endpoints", "gradients"), list(bounds)[3:]
+    columns: Columns
+    trained, parts = ("losses", "statistics", "parameters"), []
     if rows := list(result.get("outputs", {}).values()):
-        head = ["model", "size, batch", "endpoints", "parameters"]
-        head += ["logits, ordinary", "endpoints, ordinary", *(f"{name}, away" for name in outputs)]
-        body = [
-            [
-                *(row["model"], f"{row['image_size']}, {row['batch']}"),
-                *(row["endpoints"], row["parameters"]),
-                *cells(row["differences"]["ordinary"], outputs[:2]),
-                *cells(row["differences"]["away from kinks"], outputs),
-            ]
-            for row in rows
-        ]
-        seeds = " and ".join(map(str, rows[0]["seeds"]))
+        columns = {
+            "model": "{model}",
+            "size, batch": "{image_size}, {batch}",
+            "endpoints": "{endpoints}",
+            "parameters": "{parameters}",
+        }
+        for draw, names in (
+            ("ordinary", ("logits", "endpoints")),
+            ("away from kinks", ("logits", "endpoints", "gradients")),
+        ):
+            for name in names:
+                columns[f"{name}, {draw.split()[0]}"] = functools.partial(cell, name, draw)
         parts += [
-            table(head, body),
+            table(columns, rows),
             "Largest difference of any element from Keras, relative to the largest element of "
-            f"that tensor, over seeds {seeds}: of the logits, of all endpoints, of the gradients "
-            "with respect to the images and every parameter. Ordinary: random weights; away: "
-            "random weights away from the kinks of ReLUs, without which gradients are not "
-            f"comparable. Bounds: logits and endpoints {bounds['endpoints']}, gradients "
-            f"{bounds['gradients']}.",
+            f"that tensor, over seeds {' and '.join(map(str, rows[0]['seeds']))}: of the logits, "
+            "of all endpoints, of the gradients with respect to the images and every parameter. "
+            "Ordinary: random weights; away: random weights away from the kinks of ReLUs, without "
+            f"which gradients are not comparable. Bounds: logits and endpoints "
+            f"{bounds['endpoints']}, gradients {bounds['gradients']}.",
         ]
     if rows := list(result.get("training", {}).values()):
-        body = [
-            [
-                *(row["model"], f"{row['image_size']}, {row['batch']}"),
-                f"{row['losses'][0]:.3f} → {row['losses'][-1]:.3f}",
-                *cells(row["differences"], trained),
-            ]
-            for row in rows
-        ]
-        limits = ", ".join(f"{name} {bounds[name]}" for name in trained)
+        columns = {
+            "model": "{model}",
+            "size, batch": "{image_size}, {batch}",
+            "Keras' loss": lambda row: f"{row['losses'][0]:.3f} → {row['losses'][-1]:.3f}",
+            **{name: functools.partial(cell, name, "") for name in trained},
+        }
         parts += [
-            table(["model", "size, batch", "Keras' loss", *trained], body),
+            table(columns, rows),
             f"Training: {rows[0]['steps']} steps of Adam(0.01, epsilon 0.1) on one batch, batch "
             "norm in training mode, no dropout, weights away from the kinks; Keras' loss at the "
             "first and the last step. Largest relative difference of the loss at any step, and at "
             "the end of batch norm's moving statistics and of all parameters, relative to the "
-            f"largest element. Bounds: {limits}.",
+            f"largest element. Bounds: {', '.join(f'{n} {bounds[n]}' for n in trained)}.",
         ]
     return "\n\n".join([*parts, "All in float32."])
 
@@ -345,42 +362,42 @@ def parity(result: Row) -> str:
 def runs(result: Row) -> str:
     """A row for each kind of run, mean and standard deviation over its seeds."""
     scale, digits = (100, 1) if result["percent"] else (1, 3)
+    by_name: dict[str, list[Row]] = {}
+    for row in result["rows"]:
+        if "values" in row:
+            by_name.setdefault(row["row"], []).append(row)
+    first = next(iter(by_name.values()))[0]
+    single = all(len(of_name) == 1 for of_name in by_name.values())
 
     def number(value: float | None) -> str:
         return "-" if value is None else f"{scale * value:.{digits}f}"
 
-    rows = [row for row in result["rows"] if "values" in row]
-    columns = list(rows[0]["values"])
-    names = list(dict.fromkeys(row["row"] for row in rows))
-    times = len(names) == len(rows) and "minutes" in rows[0]
-    body = []
-    for name in names:
-        of_name = [row for row in rows if row["row"] == name]
-        first, cells = of_name[0], [name]
-        for column in columns:
-            found = [row["values"][column] for row in of_name]
-            spread = f" ± {number(statistics.stdev(found))}" if len(found) > 1 else ""
-            cells.append(number(statistics.mean(found) if spread else found[0]) + spread)
-            if "reference" in first:
-                cells[-1] += f" ({number(first['reference'].get(column))})"
-        body.append([*cells, *([first["epochs"], f"{first['minutes']:.0f}"] if times else [])])
-    head = ["", *columns, *(["epochs", "minutes"] if times else [])]
-    return "\n\n".join([table(head, body), _of_runs(result), _verdict_list(result, "+.4f")]).strip()
+    def cell(column: str, of_name: Sequence[Row]) -> str:
+        found = [row["values"][column] for row in of_name]
+        text = number(found[0])
+        if len(found) > 1:
+            text = f"{number(statistics.mean(found))} ± {number(statistics.stdev(found))}"
+        published = of_name[0].get("reference")
+        return f"{text} ({number(published.get(column))})" if published else text
 
-
-def _of_runs(result: Row) -> str:
-    trained = [row for row in result["rows"] if "test_images" in row]
-    first = trained[0]
+    columns: Columns = {"": lambda of_name: of_name[0]["row"]}
+    columns |= {name: functools.partial(cell, name) for name in first["values"]}
+    if single and "minutes" in first:
+        columns["epochs"] = lambda of_name: of_name[0]["epochs"]
+        columns["minutes"] = lambda of_name: f"{of_name[0]['minutes']:.0f}"
     parts = [f"Test part ({first['test_images']:,} images)."]
-    if len({row["row"] for row in trained}) < len(trained):
+    if not single:
+        trained = [row for row in result["rows"] if "minutes" in row]
         seeds = ", ".join(f"{row['seed']} and {row['split_seed']}" for row in trained)
         minutes = ", ".join(f"{row['minutes']:.1f}" for row in trained)
         parts += [
             f"Mean ± standard deviation over runs; seed and seed of the split: {seeds}.",
             f"Training took {minutes} minutes.",
         ]
-    device = f"{first['device']}, jax {first['versions']['jax']}."
-    return " ".join([*parts, *([result["note"]] if result["note"] else []), device])
+    parts += [result["note"]] if result["note"] else []
+    parts.append(f"{first['device']}, jax {first['versions']['jax']}.")
+    text = f"{table(columns, by_name.values())}\n\n{' '.join(parts)}\n\n"
+    return (text + _verdict_list(result, "+.4f")).strip()
 
 
 #: In the order of the page.

@@ -9,7 +9,7 @@ and flipped), only then splits, and chooses the best epoch on the test part. Its
 (.880 without attention) is therefore no estimate for new images.
 
 Without ``leaky``, lesions are kept together and a validation part chooses; turns and flips are
-drawn anew for each image, and the class weights, which are balanced in both, make up for the copies
+drawn for each image in each step, and the class weights, balanced in both, make up for the copies
 that are not there. Model, optimizer, batches and epochs are the published ones; so is the epoch of
 557 batches.
 

@@ -15,6 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from jaxattn import cli, evaluate, run_dir, runtime, train
+from jaxattn import config as configs
 from jaxattn.errors import invalid
 
 SUMMARY = "folds.json"
@@ -109,7 +110,7 @@ def define_flags() -> None:
 def main(argv: list[str]) -> None:
     """The command line."""
     del argv
-    config, folder = flags.FLAGS.config, cli.workdir()
+    config, folder = configs.resolved(flags.FLAGS.config), cli.workdir()
     runtime.setup(config.cpu_devices)
     results = run(config, folder, train.signals())
     if results is None:

@@ -12,13 +12,6 @@ class InputError(ValueError):
     """
 
 
-def suggestion(given: str, known: Iterable[str]) -> str:
-    """Returns ``'; did you mean X?'`` for the nearest known name, else the list of all of them."""
-    known = sorted(known)
-    near = difflib.get_close_matches(given, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
-
-
 def invalid(field: str, expected: str, given: object) -> InputError:
     """The error for a value that is wrong: ``crops.size: expected at most 96x96, got 224x224``.
 

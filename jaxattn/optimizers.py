@@ -60,6 +60,9 @@ def schedule(config: ConfigDict, total_steps: int, steps_per_epoch: int = 1) -> 
         raise unknown("optimizer.schedule", config.schedule, SCHEDULES)
     if not 0 <= config.warmup < 1:
         raise invalid("optimizer.warmup", "a share in [0, 1)", config.warmup)
+    for field, least in (("step_epochs", 1), ("step_start", 0)):
+        if config[field] < least:
+            raise invalid(f"optimizer.{field}", f"at least {least} epochs", config[field])
     rate, warmup = config.learning_rate, round(config.warmup * total_steps)
     if config.schedule == "cosine":
         if warmup:
@@ -78,9 +81,6 @@ def schedule(config: ConfigDict, total_steps: int, steps_per_epoch: int = 1) -> 
 def _staircase(config: ConfigDict, steps_per_epoch: int, warmup: int) -> optax.Schedule:
     """Constant until the first decay, then decaying in steps; its step 0 is the end of warm-up."""
     every, start = config.step_epochs, config.step_start or config.step_epochs
-    for field, epochs in (("step_epochs", every), ("step_start", start)):
-        if epochs < 1:
-            raise invalid(f"optimizer.{field}", "at least 1 epoch", epochs)
     rate, factor = config.learning_rate, config.step_factor
     decay = optax.exponential_decay(rate * factor, every * steps_per_epoch, factor, staircase=True)
     return optax.join_schedules(

@@ -49,7 +49,6 @@ class Training(NamedTuple):
         loader: Batches of pixels on the devices.
         model: The classifier.
         init: Makes the state before the first step, on every device.
-        like: Shapes, dtypes and shardings of the state, to restore a checkpoint with.
         step: The jitted training step, see `steps.make_train_step`.
         mesh: The devices.
     """
@@ -61,9 +60,13 @@ class Training(NamedTuple):
     loader: Loader
     model: nn.Module
     init: Callable[[], TrainState]
-    like: TrainState
     step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
     mesh: Mesh
+
+    @property
+    def like(self) -> TrainState:
+        """Shapes, dtypes and shardings of the state, to restore a checkpoint with."""
+        return devices.like(jax.eval_shape(self.init), self.mesh)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -90,6 +93,7 @@ def setup(config: ConfigDict, mesh: Mesh | None = None) -> Training:
     _check(config)
     mesh = mesh or devices.mesh()
     dataset, split = load.load_split(config)
+    evaluate.target_class(config, dataset)  # a wrong one is an error before anything is made
     sampler = Sampler.make(config, dataset, split["train"])
     loss = losses.make(
         config.loss,
@@ -131,7 +135,6 @@ def setup(config: ConfigDict, mesh: Mesh | None = None) -> Training:
         loader=loader,
         model=model,
         init=jax.jit(create, out_shardings=devices.replicated(mesh)),
-        like=devices.like(jax.eval_shape(create), mesh),
         step=step,
         mesh=mesh,
     )
@@ -330,9 +333,9 @@ def main(argv: list[str]) -> None:
     given = flags.FLAGS
     if given.distributed:
         jax.distributed.initialize()
-    folder = cli.workdir()
-    runtime.setup(given.config.cpu_devices)
-    if not train(given.config, folder, signals()):
+    config, folder = configs.resolved(given.config), cli.workdir()
+    runtime.setup(config.cpu_devices)
+    if not train(config, folder, signals()):
         print(f"stopped; the same command resumes {folder}")
         return
     evaluate.evaluate(folder)

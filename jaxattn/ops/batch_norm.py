@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -63,7 +64,7 @@ def _backward(epsilon, residuals, gradients):
     return to_x.astype(residuals[0].dtype), inverse * along, total
 
 
-def _wide(channels: Float[Array, " C"]) -> Float[Array, "1 1 1 C"]:
+def _wide(channels: Float[Array | np.ndarray, " C"]) -> Float[Array | np.ndarray, "1 1 1 C"]:
     """One value per channel, to broadcast over batch and positions."""
     return channels.reshape(1, 1, 1, -1)
 

@@ -1,4 +1,4 @@
-"""One mesh over the devices of all hosts: the state is on each device, the batch split over them."""
+"""One mesh over the devices of all hosts: the state on each device, the batch split over them."""
 
 from typing import Any
 

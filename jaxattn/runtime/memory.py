@@ -1,8 +1,9 @@
-"""The process' heap: memory that a step frees is kept for the next one, and is found quickly.
+"""Keeps memory that a step frees for the next step, and keeps malloc fast. XLA:CPU and glibc only.
 
-XLA's CPU backend takes memory of glibc's ``malloc``, one block for a step's intermediate arrays and
-many small ones for its sums, products and convolutions. Where another allocator takes the place of
-glibc's, nothing here does anything.
+XLA's CPU backend allocates with ``malloc``: one block for a step's intermediate arrays and many
+small ones for its reductions, products and convolutions. glibc returns the large block to the
+system after each step, and searches its free lists for each small one under a lock. With another
+allocator (tcmalloc, jemalloc) preloaded nothing here runs.
 """
 
 import contextlib
@@ -13,34 +14,36 @@ from typing import Any
 
 import jax
 
-#: Parameters of ``mallopt``: no block of its own for a large array, nothing given back (-1: however
-#: much it is), one arena for all threads, because the others' memory ends at 64 MiB.
+#: Parameters of ``mallopt``: large arrays come from the heap too, nothing is returned to the
+#: system, and all threads share one arena, because the others end at 64 MiB.
 _MALLOPT = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1), "M_ARENA_MAX": (-8, 1)}
 _MADV_DONTNEED, _MADV_HUGEPAGE = 4, 14
 _LARGE_PAGE = 2 << 20
-#: Of how many bytes free blocks are taken out of the lists: smaller ones are found quickly, and
-#: larger ones are few, and are for arrays.
+#: Sizes in bytes of the free blocks to take out of the lists: smaller ones are found quickly,
+#: larger ones are few and hold arrays.
 _GAPS = (8 << 10, 1 << 20)
-#: A program that compiles faster than this, in seconds, leaves little behind.
+#: Compilations shorter than this, in seconds, leave few free blocks.
 _LONG = 1.0
+
+
+#: ``JAXATTN_KEEP_MEMORY=0`` turns this module off.
+SWITCH = "JAXATTN_KEEP_MEMORY"
 
 
 @functools.cache
 def keep() -> None:
-    """Has the process keep memory that it has freed; to be called before anything is computed.
+    """Keeps freed memory in the process; to be called before anything is computed.
 
-    A step's memory is freed when it ends. glibc gives it back to the system, which clears it page
-    by page the next time: a fifth of all processor time of a small network's training. What is kept
-    lies in pages of 2 MiB, where the system has them, of which a processor finds more without
-    looking them up.
+    glibc would return a step's memory to the system, which clears it page by page when it is
+    allocated again: a fifth of the processor time of training a small network. The heap is backed
+    by pages of 2 MiB where the system has them.
 
-    Compiling a large network leaves free blocks between those in use (DenseNet-201: 200,000, of
-    1.5 GB). Each small block that a step takes or frees is looked for among them while all other
-    threads wait, for a third of the step's time. Hence, from now on, they are taken out of the
-    lists of free blocks whenever a program has been compiled, and their pages given back to the
-    system.
+    Compiling a large network leaves free blocks between used ones (DenseNet-201: 200,000, of
+    1.5 GB), among which each small allocation of a step is searched for: a third of the step's
+    time. They are taken out of the free lists after each compilation, and their pages returned to
+    the system.
     """
-    if os.environ.get("JAXATTN_KEEP_MEMORY") == "0":
+    if os.environ.get(SWITCH) == "0":
         return
     with contextlib.suppress(AttributeError, OSError, TypeError, ValueError):
         libc = _glibc()
@@ -61,9 +64,7 @@ class _Mallinfo2(ctypes.Structure):
 
 
 def _glibc() -> Any:
-    """glibc, if the process takes its memory of it.
-
-    Its functions are called without giving other Python threads a turn: they are many.
+    """glibc, if it is the process's allocator; its functions keep Python's lock, as calls are many.
 
     Raises:
         OSError: There is no glibc, or the process has another allocator.
@@ -82,7 +83,7 @@ def _glibc() -> Any:
 
 
 def _advise(libc: Any, start: int, length: int, page: int, advice: int) -> None:
-    """Of the whole pages in a block."""
+    """Calls ``madvise`` on the whole pages of a block."""
     first = -(-start // page) * page
     last = (start + length) // page * page
     if first < last:
@@ -90,10 +91,9 @@ def _advise(libc: Any, start: int, length: int, page: int, advice: int) -> None:
 
 
 def _use_large_pages(libc: Any) -> None:
-    """Asks for large pages for the heap that is to come, up to half of the machine's memory.
+    """Extends the heap to half of the machine's memory and asks for large pages in it.
 
-    The heap is made as long, not filled: what is freed stays in it, and takes no memory before it
-    is used.
+    Pages take no memory before they are first used.
     """
     length = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     start = libc.malloc(length)
@@ -109,11 +109,10 @@ def _compiled(libc: Any, event: str, seconds: float, **_: Any) -> None:
 
 
 def _fill_gaps(libc: Any) -> None:
-    """Takes the free blocks between those in use out of glibc's lists, and never frees them.
+    """Allocates the free blocks between used ones and never frees them, out of glibc's lists.
 
-    A block of the gaps, of which glibc takes the smallest that is large enough, lies below the end
-    of the part of the heap that was ever used. The large ones are set aside meanwhile, lest they be
-    taken in small pieces.
+    Such a block lies below the end of the part of the heap that was ever used. Large blocks are
+    held meanwhile, so that they are not taken in small pieces, and freed at the end.
     """
     libc.mallinfo2.restype = _Mallinfo2
     end = libc.sbrk(0) - libc.mallinfo2().keepcost

@@ -20,7 +20,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxattn.convert.keras_order import Layer, Network
-from jaxattn.errors import invalid, unknown
+from jaxattn.errors import InputError, invalid, unknown
 from jaxattn.ops import pool
 from jaxattn.ops.cpu.no_fuse import no_fuse
 from jaxattn.registry import Registry
@@ -133,14 +133,20 @@ class Endpoints:
         output = call(*args, **kwargs)
         if list(path) == final:
             self._record("/".join(path), no_fuse(output))
+        if list(path) == final[: len(path)]:  # it has no such module inside
+            raise self._no_end()
         return output
+
+    def _no_end(self) -> InputError:
+        names = {name for name in self.found if not name.endswith("/maps")}
+        return unknown("final_endpoint", self._final, names | set(self._inner))
 
     def check(self) -> None:
         """Raises InputError if the final endpoint, a plugin or a skipped one does not exist."""
         backbone = self._backbone
         names = {name for name in self.found if not name.endswith("/maps")} | set(backbone.skip)
         if not self._done:
-            raise unknown("final_endpoint", self._final, names | set(self._inner))
+            raise self._no_end()
         for name in backbone.plugins:
             if name not in self.found:
                 raise unknown("attention_at", name, names)

@@ -56,7 +56,7 @@ def test_there_and_back(tmp_path):
     [
         (["--model=irv2_sa"], "text.h5: neither HDF5 nor a zip archive"),
         ([], "--model is not given"),
-        (["--to=keras"], "text.h5: neither weights.json nor config.json there"),
+        (["--to=keras"], "text.h5: expected a folder that a tools/convert_"),
     ],
 )
 def test_wrong_input_is_one_sentence(tmp_path, flags, message):
