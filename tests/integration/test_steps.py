@@ -1,7 +1,9 @@
+import functools
 import subprocess
 import sys
 from pathlib import Path
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -73,6 +75,26 @@ def test_one_step_by_hand():
     assert int(state.step) == 1
 
 
+def test_the_step_is_traced_once():
+    """Batches of one shape are one program, whatever the step and the state."""
+    preprocess = make_training_preprocess(Augmentation(), Crops(), "minus_one_one")
+    optimizer = optax.adam(0.1)
+    mesh = devices.mesh()
+    init = functools.partial(create, jax.random.key(0), Linear(), optimizer, (4, 4, 3))
+    state = jax.jit(init, out_shardings=devices.replicated(mesh))()
+    step = steps.make_train_step(
+        Linear(),
+        optimizer,
+        chex.assert_max_traces(preprocess, n=1),
+        Loss(weighted(np.ones(3))),
+        mesh,
+        seed=0,
+    )
+    for _ in range(3):
+        state, _ = step(state, {}, hand_batch())
+    assert int(state.step) == 3
+
+
 def test_ema_by_hand():
     state, step = linear_step(optax.sgd(0.5), np.ones(3, np.float32), ema_decay=0.3)
     average = np.array(state.params["Dense_0"]["bias"])
@@ -92,8 +114,7 @@ def test_in_memory_and_streamed_images_give_the_same_step(tiny_config):
         for batch in built.loader.training(built.sampler, 0, 2):
             state, _ = step(state, built.loader.data, batch)
         results.append(state)
-    same = jax.tree.map(lambda a, b: bool((a == b).all()), *results)
-    assert jax.tree.all(same)
+    chex.assert_trees_all_equal(*results)
 
 
 def test_state_is_donated(tiny_config):
