@@ -62,7 +62,7 @@ def schedule(config: ConfigDict, total_steps: int, steps_per_epoch: int = 1) -> 
         raise invalid("optimizer.warmup", "a share in [0, 1)", config.warmup)
     for field, least in (("step_epochs", 1), ("step_start", 0)):
         if config[field] < least:
-            raise invalid(f"optimizer.{field}", f"at least {least} epochs", config[field])
+            raise invalid(f"optimizer.{field}", f"at least {least}", config[field])
     rate, warmup = config.learning_rate, round(config.warmup * total_steps)
     if config.schedule == "cosine":
         if warmup:

@@ -333,7 +333,7 @@ def main(argv: list[str]) -> None:
     given = flags.FLAGS
     if given.distributed:
         jax.distributed.initialize()
-    config, folder = configs.resolved(given.config), cli.workdir()
+    config, folder = given.config, cli.workdir()
     runtime.setup(config.cpu_devices)
     if not train(config, folder, signals()):
         print(f"stopped; the same command resumes {folder}")

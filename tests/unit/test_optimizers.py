@@ -129,7 +129,5 @@ def test_stepped_sgd_is_pytorchs():
 def test_wrong_decay_or_steps_are_one_clear_error():
     with pytest.raises(InputError, match="optimizer.decay: .*did you mean 'kernels'.*got 'kernel'"):
         optimizers.make(config(name="sgd", decay="kernel"), 1)
-    with pytest.raises(
-        InputError, match="optimizer.step_epochs: expected at least 1 epochs, got 0"
-    ):
+    with pytest.raises(InputError, match="optimizer.step_epochs: expected at least 1, got 0"):
         optimizers.make(config(name="sgd", step_epochs=0), 1)
