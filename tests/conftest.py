@@ -24,6 +24,7 @@ from jaxattn import cli  # noqa: E402
 from jaxattn.config import base  # noqa: E402
 from jaxattn.data.dataset import Dataset  # noqa: E402
 from jaxattn.models import registry  # noqa: E402
+from tests import browser as chromium  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -33,6 +34,15 @@ def compilation_cache(pytestconfig):
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """Headless Chromium, see tests/browser.py; skips where there is none."""
+    if chromium.missing():
+        pytest.skip(chromium.missing())
+    with chromium.open_browser(tmp_path_factory.mktemp("chromium")) as driver:
+        yield driver
 
 
 class Noise(Sequence):
