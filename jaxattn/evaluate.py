@@ -129,9 +129,14 @@ def check(config: ConfigDict) -> None:
     """Raises InputError for wrong fields of evaluation that nothing else checks."""
     if config.dtype not in DTYPES:
         raise unknown("dtype", config.dtype, DTYPES)
+    check_tta(config)
+    devices.check_batch_size("evaluation.batch_size", config.evaluation.batch_size)
+
+
+def check_tta(config: ConfigDict) -> None:
+    """Raises InputError for a wrong ``evaluation.tta``."""
     if config.evaluation.tta not in (1, 8):
         raise invalid("evaluation.tta", "1 or 8", config.evaluation.tta)
-    devices.check_batch_size("evaluation.batch_size", config.evaluation.batch_size)
 
 
 def target_class(config: ConfigDict, dataset: Dataset) -> int | None:

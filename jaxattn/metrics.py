@@ -24,7 +24,16 @@ def decide(
     shares: Float[np.ndarray, " C"],
     exponent: float = 0.0,
 ) -> Int[np.ndarray, " N"]:
-    """The class of the largest ``probability / share^exponent``; the lowest index wins a tie.
+    """The class of the largest value of `adjust`; the lowest index wins a tie."""
+    return adjust(probabilities, shares, exponent).argmax(axis=1)
+
+
+def adjust(
+    probabilities: Float[np.ndarray, "N C"],
+    shares: Float[np.ndarray, " C"],
+    exponent: float = 0.0,
+) -> Float[np.ndarray, "N C"]:
+    """``probability / share^exponent``.
 
     This is logit adjustment after training (Menon et al. 2021, "Long-tail learning via logit
     adjustment", equation 9). With an exponent of 1 and calibrated probabilities it maximises
@@ -35,13 +44,10 @@ def decide(
         probabilities: Predicted probabilities, a row per example.
         shares: Of each class among the training examples; a class of share 0 counts as the rarest
             of the others.
-        exponent: 0 for the most probable class.
-
-    Returns:
-        Predicted class indices.
+        exponent: 0 for the probabilities themselves.
     """
     floor = shares[shares > 0].min()
-    return (probabilities / np.maximum(shares, floor) ** exponent).argmax(axis=1)
+    return probabilities / np.maximum(shares, floor) ** exponent
 
 
 def classification(

@@ -21,7 +21,7 @@ SPLIT = "split.csv"
 LOG = "log.jsonl"
 CHECKPOINTS = "checkpoints"
 ORIGIN = "origin.json"  # where the initial weights come from
-CLASSES = "classes.json"  # names, and training images of each
+CLASSES = "classes.json"  # names, training images of each, and how images were prepared
 
 
 def open_folder(folder: Path, config: ConfigDict) -> None:
@@ -95,11 +95,16 @@ def record_split(
         if not (folder / CLASSES).exists():
             counts = np.bincount(dataset.labels[split["train"]], minlength=len(dataset.class_names))
             classes = dict(zip(dataset.class_names, counts.tolist(), strict=True))
-            write_json(folder / CLASSES, {"dataset": dataset.name, "training_images": classes})
+            facts = {"dataset": dataset.name, "prepared_size": dataset.prepared_size}
+            write_json(folder / CLASSES, facts | {"training_images": classes})
 
 
-def read_classes(folder: Path) -> dict[str, int]:
-    """Class names of a run, in the model's order, and the training images of each.
+def read_classes(folder: Path) -> dict[str, Any]:
+    """What a run was trained on.
+
+    Returns:
+        ``dataset``, its name; ``training_images``, their number by class, in the model's order;
+        ``prepared_size``, see `Dataset`: None if an older version wrote the file.
 
     Raises:
         InputError: The run does not record them: older versions did not, until evaluated again.
@@ -109,7 +114,7 @@ def read_classes(folder: Path) -> dict[str, int]:
         raise invalid(
             str(path), "the class names (python -m jaxattn.evaluate writes them)", "no such file"
         )
-    return json.loads(path.read_text())["training_images"]
+    return {"prepared_size": None, **json.loads(path.read_text())}
 
 
 def write_json(path: Path, value: Any) -> None:

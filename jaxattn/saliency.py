@@ -5,6 +5,7 @@ network, with or without attention.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxattn.errors import unknown
+from jaxattn.errors import invalid, unknown
 from jaxattn.state import Variables
 
 
@@ -51,28 +52,13 @@ class ClassActivation:
         Raises:
             InputError: There is no such layer with features ``(B, h, w, C)``.
         """
-
-        def outputs(delta: Any) -> tuple[Array, dict[str, Array]]:
-            found: dict[str, Array] = {}
-
-            def intercept(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-                output, path = call(*args, **kwargs), "/".join(context.module.path)
-                if context.method_name != "__call__" or getattr(output, "ndim", 0) != 4:
-                    return output
-                found[path] = output
-                return output + delta if path == self.layer and delta is not None else output
-
-            with nn.intercept_methods(intercept):
-                logits, _ = model.apply(variables, images, train=False)
-            return logits, found
-
-        _, shapes = jax.eval_shape(lambda: outputs(None))
+        shapes = layers(model, variables, images)
         if self.layer not in shapes:
             field = "evaluation.grad_cam" if self.rectify else "evaluation.cam"
             raise unknown(field, self.layer, shapes)
 
         def score(delta: Array) -> tuple[Array, Array]:
-            logits, found = outputs(delta)
+            logits, found = _outputs(model, variables, images, {self.layer: delta})
             chosen = jax.lax.stop_gradient(self._chosen(logits))
             of_class = jnp.take_along_axis(logits, chosen[:, None], axis=1)
             return of_class.sum(), found[self.layer]
@@ -88,3 +74,52 @@ class ClassActivation:
         if self.target is None:
             return logits.argmax(-1)
         return jnp.full(len(logits), self.target)
+
+
+def layers(model: nn.Module, variables: Variables, images: Any) -> dict[str, Any]:
+    """Shapes of all features ``(B, h, w, C)``, by the path of their module, in order of use."""
+    order: list[str] = []
+
+    def trace(images: Any) -> dict[str, Any]:
+        found = _outputs(model, variables, images, {})[1]
+        order.extend(found)
+        return found
+
+    shapes = jax.eval_shape(trace, images)  # sorted by name
+    return {path: shapes[path] for path in order}
+
+
+def last_layer(model: nn.Module, variables: Variables, shape: tuple[int, ...]) -> str:
+    """The last layer with features at several positions, which Grad-CAM usually explains.
+
+    Args:
+        model: Called ``(images, *, train)``.
+        variables: Params and batch_stats.
+        shape: Of the network's input for one image.
+
+    Raises:
+        InputError: There is none.
+    """
+    found = layers(model, variables, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+    spatial = [path for path, each in found.items() if each.shape[1] * each.shape[2] > 1]
+    if not spatial:
+        raise invalid("evaluation.grad_cam", "a model with features at positions", "none")
+    return spatial[-1]
+
+
+def _outputs(
+    model: nn.Module, variables: Variables, images: Array, added: Mapping[str, Array]
+) -> tuple[Array, dict[str, Array]]:
+    """Logits, and features by layer; ``added`` is added to what the layers of its names return."""
+    found: dict[str, Array] = {}
+
+    def intercept(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        output, path = call(*args, **kwargs), "/".join(context.module.path)
+        if context.method_name != "__call__" or getattr(output, "ndim", 0) != 4:
+            return output
+        found[path] = output
+        return output + added[path] if path in added else output
+
+    with nn.intercept_methods(intercept):
+        logits, _ = model.apply(variables, images, train=False)
+    return logits, found

@@ -51,12 +51,15 @@ class Dataset:
         table: The columns of ``COLUMNS``, each of shape ``(N,)``; row i describes record i.
         records: ``records[i]`` decodes record i, an `Example`. Picklable, for loader processes.
             (Annotated loosely: checking the type of an item would decode an image.)
+        prepared_size: Length in pixels to which preparation shrank the shorter side; None: not at
+            all.
     """
 
     name: str
     class_names: tuple[str, ...]
     table: Mapping[str, np.ndarray]
     records: Sequence[Any]
+    prepared_size: int | None = None
 
     def __len__(self) -> int:
         return len(self.table["label"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Shaped, UInt8
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from jaxattn.errors import InputError, invalid
 
@@ -19,6 +19,16 @@ DECODE_ERRORS = (
     EOFError,
     IndexError,
     Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+
+#: Bytes from which on a file is read only as far as needed.
+_LARGE_FILE = 1 << 28
+
+#: What `decode_image` reads. Not all that PIL can: EPS, for one, would start Ghostscript.
+FORMATS = (
+    *("JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP", "JPEG2000", "AVIF", "PPM"),
+    *("DIB", "ICO", "PCX", "PSD", "QOI", "SGI", "TGA"),
 )
 
 
@@ -31,23 +41,21 @@ def encode_image(path: Path, size: int | None) -> tuple[bytes, tuple[int, int], 
             does not exceed, keeps the file's bytes. The aspect ratio is kept.
 
     Returns:
-        JPEG bytes, the file's ``(width, height)`` and the ``(width, height)`` of those bytes.
+        JPEG bytes, and ``(width, height)`` of the file and of those bytes, both as the image is
+        seen: turned as EXIF says. Kept bytes keep their EXIF, which `decode_image` heeds.
 
     Raises:
         InputError: The file cannot be decoded completely, or is no JPEG.
     """
     try:
         data = path.read_bytes()
-        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-            given = image.size
+        with _opened(data, ("JPEG",)) as image:
+            given = _upright_size(image)
             wanted = _shrunk(given, size)
             if wanted == given:
                 image.load()
             else:
-                small = _resized(image, wanted, Image.Resampling.LANCZOS, spare=2)
-                buffer = io.BytesIO()
-                small.save(buffer, "JPEG", quality=95)
-                data = buffer.getvalue()
+                data = _small_jpeg(image, wanted)
     except DECODE_ERRORS as error:
         raise undecodable(path, "JPEG", error) from error
     return data, given, wanted
@@ -129,21 +137,111 @@ def blank_mask() -> bytes:
 
 
 def decode_image(
-    data: bytes, size: tuple[int, int] | None, centre: float = 0.0
+    source: bytes | Path,
+    size: tuple[int, int] | None,
+    centre: float = 0.0,
+    prepared_size: int | None = None,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Decodes a JPEG to RGB.
+    """Decodes an image to RGB, the one way for training, evaluation and prediction.
+
+    Turned as EXIF says; transparency lies over white; 16 bits are scaled to 8; of several frames or
+    pages it is the first. Colour profiles are ignored.
 
     Args:
-        data: The file.
+        source: A file of ``FORMATS``, or its content.
         size: Height and width to resize to, antialiased bilinear, whatever the aspect ratio; None
             for the image's own.
         centre: With a size: the square to cut out of the middle first, its side a share of the
             image's shorter side; 0 for the whole image.
+        prepared_size: The ``size`` given to `encode_image`, if the image is a data set's original:
+            the pixels are those of what it wrote.
     """
-    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+    with _opened(source, FORMATS) as image:
+        given = _upright_size(image)
+        wanted = _shrunk(given, prepared_size)
+        if wanted != given:
+            return decode_image(_small_jpeg(image, wanted), size, centre)
         if size is None:
-            return np.asarray(_rgb(image))
+            return np.asarray(_upright_rgb(image))
         return np.asarray(_resized(image, size[::-1], Image.Resampling.BILINEAR, 1, centre))
+
+
+def read_image(
+    source: bytes | Path,
+    size: tuple[int, int] | None,
+    centre: float = 0.0,
+    prepared_size: int | None = None,
+) -> UInt8[np.ndarray, "H W 3"]:
+    """`decode_image` of any file at all, or its content.
+
+    Raises:
+        InputError: It cannot be read or decoded completely, or has more than
+            ``PIL.Image.MAX_IMAGE_PIXELS`` pixels; says why.
+    """
+    name = "image" if isinstance(source, bytes) else str(source)
+    try:
+        if isinstance(source, Path):
+            length = source.stat().st_size
+            if not source.is_file():
+                raise invalid(name, "an image", "a folder" if source.is_dir() else "no file")
+            # Reading all at once is faster, unless it is a film by mistake.
+            source = source if length > _LARGE_FILE else source.read_bytes()
+        if not source:
+            raise invalid(name, "an image", "an empty file")
+        return decode_image(source, size, centre, prepared_size)
+    except InputError:
+        raise
+    except UnidentifiedImageError as error:
+        raise invalid(name, "an image", "an unknown format") from error
+    except FileNotFoundError as error:
+        raise invalid(name, "an image", "no such file") from error
+    except Exception as error:  # what PIL raises for a damaged file has no common base
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        given = f"a file that cannot be decoded ({reason.splitlines()[0]})"
+        raise invalid(name, "an image", given) from error
+
+
+def _opened(source: bytes | Path, formats: tuple[str, ...]) -> Image.Image:
+    """Opens an image; only a JPEG is not decoded yet, as it can be decoded smaller."""
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    image = Image.open(file, formats=formats)
+    most = Image.MAX_IMAGE_PIXELS
+    if most and image.width * image.height > most:  # up to twice as many, PIL only warns
+        raise Image.DecompressionBombError(f"{image.width}x{image.height}, over {most} pixels")
+    if image.format not in ("JPEG", "MPO"):
+        image.load()
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    """How EXIF says to turn an image, 1 to 8; 1: not at all."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # damaged EXIF, which says nothing about the pixels
+        return 1
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    """``(width, height)`` as the image is seen."""
+    return image.size[::-1] if _orientation(image) in (5, 6, 7, 8) else image.size
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    """An image as it is seen: turned as EXIF says, 8 bits, transparency over white."""
+    if _orientation(image) in range(2, 9):
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise ValueError("floating-point pixels, of unknown range")
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)  # PIL would clip to 255, not scale
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("32-bit pixels, of unknown range")
+        image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    # Converting an RGB image copies it.
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def resize_image(
@@ -173,6 +271,13 @@ def decode_values(
         return np.asarray(image.resize(size[::-1], Image.Resampling.NEAREST, box))
 
 
+def _small_jpeg(image: Image.Image, size: tuple[int, int]) -> bytes:
+    small = _resized(image, size, Image.Resampling.LANCZOS, spare=2)
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
 def _resized(
     image: Image.Image,
     size: tuple[int, int],
@@ -181,19 +286,17 @@ def _resized(
     centre: float = 0.0,
 ) -> Image.Image:
     """Decodes at 1/2, 1/4 or 1/8, but at least ``spare`` times the size, and resizes the rest."""
-    left, top, right, bottom = _middle((0, 0, *image.size), centre)
-    # The image to decode is larger than the part of it that is kept.
-    width = math.ceil(spare * size[0] * image.width / (right - left))
-    height = math.ceil(spare * size[1] * image.height / (bottom - top))
-    drafted = image.draft("RGB", (width, height))
+    drafted = None
+    if _orientation(image) == 1:  # others are decoded whole: the box below would turn with them
+        left, top, right, bottom = _middle((0, 0, *image.size), centre)
+        # The image to decode is larger than the part of it that is kept.
+        width = math.ceil(spare * size[0] * image.width / (right - left))
+        height = math.ceil(spare * size[1] * image.height / (bottom - top))
+        drafted = image.draft("RGB", (width, height))
+    upright = _upright_rgb(image)
     # Decoding at 1/4 rounds 450 rows up to 113: only the first 112.5 of them are the image.
-    box = _middle(drafted[1] if drafted else (0, 0, *image.size), centre)
-    return _rgb(image).resize(size, resample, box)
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    # Converting an RGB image copies it.
-    return image if image.mode == "RGB" else image.convert("RGB")
+    box = _middle(drafted[1] if drafted else (0, 0, *upright.size), centre)
+    return upright.resize(size, resample, box)
 
 
 def _middle(box: tuple[Any, ...], centre: float) -> tuple[Any, Any, Any, Any]:

@@ -1,5 +1,6 @@
 """Reads a prepared data set: TFDS records in ArrayRecord files, and index.csv."""
 
+import json
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from jaxattn.errors import invalid
 
 INDEX = "index.csv"
 INFO = "dataset_info.json"
+REPORT = "report.json"
 SPLIT = "train"
 
 
@@ -55,7 +57,7 @@ def load(
     table = _table(rows, class_names)
     size = None if image_size is None else height_width(image_size)
     records = Records(folder, table["image_id"], size, centre)
-    return Dataset(builder.info.name, class_names, table, records)
+    return Dataset(builder.info.name, class_names, table, records, _prepared_size(folder))
 
 
 class Records(Sequence[Example]):
@@ -156,6 +158,12 @@ def _builder(folder: Path) -> tfds.core.DatasetBuilder:
     if not (folder / INFO).is_file():
         raise invalid(str(folder), f"a folder of python -m jaxattn.prepare, with {INFO}", "none")
     return tfds.builder_from_directory(folder)
+
+
+def _prepared_size(folder: Path) -> int | None:
+    """The ``size`` that the images were prepared with; None where the report does not say."""
+    path = folder / REPORT
+    return json.loads(path.read_text(encoding="utf-8")).get("size") if path.is_file() else None
 
 
 def _table(rows: Sequence[CsvRow], class_names: tuple[str, ...]) -> dict[str, np.ndarray]:

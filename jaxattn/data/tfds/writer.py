@@ -26,10 +26,9 @@ import tensorflow_datasets as tfds
 from jaxattn.data import images
 from jaxattn.data.sources import attributes
 from jaxattn.data.sources.source_index import Findings, SourceImage, SourceIndex
-from jaxattn.data.tfds.reader import INDEX, SPLIT, is_prepared, open_records
+from jaxattn.data.tfds.reader import INDEX, REPORT, SPLIT, is_prepared, open_records
 from jaxattn.errors import InputError, invalid
 
-REPORT = "report.json"
 VERSION = "1.0.0"
 _RECORDS_PER_SHARD = 1024
 
