@@ -11,6 +11,8 @@
 """
 
 import importlib.metadata
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,6 +32,26 @@ _EXPORTS = {
     "list_models": ("jaxattn.models.registry", "names"),
     "load_run": ("jaxattn.run", "load_run"),
 }
+
+
+def _leave_working_directory() -> None:
+    """Takes the working directory off the module path, where ``python -m jaxattn.X`` puts it first.
+
+    It may be a folder from elsewhere, and JAX and other packages import optional ones by name:
+    a ``tensorflow.py`` in it would run. A checkout that is used without being installed stays.
+    """
+    module = sys.orig_argv[sys.orig_argv.index("-m") + 1 :] if "-m" in sys.orig_argv else []
+    here = str(Path.cwd())
+    if (
+        module
+        and module[0].partition(".")[0] == __name__
+        and sys.path[:1] == [here]
+        and Path(here, __name__).resolve() != Path(__file__).resolve().parent
+    ):
+        del sys.path[0]
+
+
+_leave_working_directory()
 
 
 def __getattr__(name: str) -> Any:

@@ -118,10 +118,17 @@ def _import_plugins(argv: list[str]) -> None:
     for argument in argv:
         if argument.startswith("--plugin="):
             name = argument.removeprefix("--plugin=")
+            _trust_working_directory()
             try:
                 importlib.import_module(name)
             except ImportError as error:
                 raise invalid("--plugin", "a module that can be imported", error) from error
+
+
+def _trust_working_directory() -> None:
+    """Lets a plugin or a config of the user's own import what lies beside it."""
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
 
 
 def _found(argument: str) -> str:
@@ -131,7 +138,10 @@ def _found(argument: str) -> str:
     from jaxattn.config import find_file
 
     name, arguments = _split(argument.removeprefix("--config="))
-    return f"--config={find_file(name)}{arguments}"
+    file = find_file(name)
+    if file == Path(name).expanduser():
+        _trust_working_directory()
+    return f"--config={file}{arguments}"
 
 
 def _split(config: str) -> tuple[str, str]:

@@ -1,25 +1,24 @@
 """Reads a prepared data set: TFDS records in ArrayRecord files, and index.csv."""
 
-import json
+import dataclasses
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-import tensorflow_datasets as tfds
-from tensorflow_datasets.proto import tf_example_pb2
+from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from jaxattn.data import images
 from jaxattn.data.dataset import COLUMNS, MASKS, Dataset, Example, height_width
 from jaxattn.data.sources.source_index import FURTHER_COLUMNS, INDEX_COLUMNS
 from jaxattn.data.tables import CsvRow, read_table
-from jaxattn.errors import invalid
+from jaxattn.data.tfds import examples, schema
+from jaxattn.errors import InputError, invalid
+from jaxattn.reading import read_json, reason
 
 INDEX = "index.csv"
-INFO = "dataset_info.json"
 REPORT = "report.json"
-SPLIT = "train"
 
 
 def load(
@@ -48,16 +47,15 @@ def load(
     if not 0 <= centre <= 1:
         raise invalid("dataset.centre_crop", "a number in [0, 1]", centre)
     folder = Path(data_dir)
-    builder = _builder(folder)
-    class_names = tuple(builder.info.features["label"].names)
+    described = schema.read(folder)
+    class_names = described.class_names
     rows = read_table(folder / INDEX, INDEX_COLUMNS)
-    count = builder.info.splits[SPLIT].num_examples
-    if len(rows) != count:
-        raise invalid(str(folder / INDEX), f"{count} rows, one per record", len(rows))
+    if len(rows) != len(described):
+        raise invalid(str(folder / INDEX), f"{len(described)} rows, one per record", len(rows))
     table = _table(rows, class_names)
     size = None if image_size is None else height_width(image_size)
     records = Records(folder, table["image_id"], size, centre)
-    return Dataset(builder.info.name, class_names, table, records, _prepared_size(folder))
+    return Dataset(described.name, class_names, table, records, _prepared_size(folder))
 
 
 class Records(Sequence[Example]):
@@ -107,11 +105,13 @@ class Records(Sequence[Example]):
                 example["mask"] = images.decode_mask(record["mask"], *place)
             if record.get("has_attributes") and "attributes" in self._masks:
                 example["attributes"] = images.decode_values(record["attributes"], *place)
-        except (*images.DECODE_ERRORS, RuntimeError) as error:
+        except InputError:
+            raise
+        except Exception as error:  # ArrayRecord, protocol buffers and PIL have dozens
             raise invalid(
                 f"{self._folder}, record {index}, image {self._image_ids[index]}",
                 "the record as it was prepared",
-                f"one that cannot be decoded ({error})",
+                f"one that cannot be decoded ({reason(error)})",
             ) from error
         return example
 
@@ -124,46 +124,49 @@ class Records(Sequence[Example]):
 
 def open_records(folder: Path) -> Sequence[Any]:
     """The records of a prepared folder: dicts with image and masks still encoded."""
-    raw = tfds.decode.DeserializeMethod.RAW_BYTES
-    return _Encoded(_builder(folder).as_data_source(split=SPLIT, deserialize_method=raw))
+    return _Encoded(schema.read(folder).shards)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shard:
+    """Which records of a file ArrayRecord reads; names are ArrayRecord's."""
+
+    filename: str
+    take: int
+    skip: int = 0
+
+    @property
+    def examples_in_shard(self) -> int:
+        """All of them."""
+        return self.take
 
 
 class _Encoded(Sequence[Any]):
-    """Records as stored: each a ``tf.train.Example`` with one value per feature.
+    """Records as stored: each a ``tf.train.Example`` with one value per feature."""
 
-    TFDS' own parser checks the type of every field, which takes longer than reading the record.
-    """
-
-    def __init__(self, source: Sequence[Any]):
-        self._source = source
+    def __init__(self, shards: Sequence[tuple[Path, int]]):
+        self._source = ArrayRecordDataSource([_Shard(str(path), n) for path, n in shards])
 
     def __len__(self) -> int:
         return len(self._source)
 
     def __getitem__(self, index):
         place = range(len(self))[index]  # raises the IndexError that ends an iteration
-        features = tf_example_pb2.Example.FromString(self._source[place]).features.feature
-        return {
-            name: getattr(feature, feature.WhichOneof("kind")).value[0]
-            for name, feature in features.items()
-        }
+        return examples.parse(self._source[place])
 
 
 def is_prepared(folder: Path) -> bool:
     """Whether a folder holds a prepared data set."""
-    return (folder / INFO).is_file() and (folder / INDEX).is_file()
-
-
-def _builder(folder: Path) -> tfds.core.DatasetBuilder:
-    if not (folder / INFO).is_file():
-        raise invalid(str(folder), f"a folder of python -m jaxattn.prepare, with {INFO}", "none")
-    return tfds.builder_from_directory(folder)
+    return (folder / schema.INFO).is_file() and (folder / INDEX).is_file()
 
 
 def _prepared_size(folder: Path) -> int | None:
     """The ``size`` that the images were prepared with; None where the report does not say."""
     path = folder / REPORT
-    return json.loads(path.read_text(encoding="utf-8")).get("size") if path.is_file() else None
+    if not path.is_file():
+        return None
+    size = read_json(path)["size"]
+    return None if size.value is None else size.whole(1)
 
 
 def _table(rows: Sequence[CsvRow], class_names: tuple[str, ...]) -> dict[str, np.ndarray]:

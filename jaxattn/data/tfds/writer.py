@@ -26,7 +26,8 @@ import tensorflow_datasets as tfds
 from jaxattn.data import images
 from jaxattn.data.sources import attributes
 from jaxattn.data.sources.source_index import Findings, SourceImage, SourceIndex
-from jaxattn.data.tfds.reader import INDEX, REPORT, SPLIT, is_prepared, open_records
+from jaxattn.data.tfds.reader import INDEX, REPORT, is_prepared, open_records
+from jaxattn.data.tfds.schema import SPLIT
 from jaxattn.errors import InputError, invalid
 
 VERSION = "1.0.0"
