@@ -156,7 +156,10 @@ def base() -> ConfigDict:
             tta=1,  # test-time augmentation: 1 none, 8 mean over flips and quarter turns
             logit_adjustment=0.0,  # decide by p / share^this, see jaxattn.metrics.decide
             threshold=0.5,  # on the target class's probability
-            sensitivity=0.9,  # of the target class, to be reached by another threshold
+            # Operating points of each class: thresholds that reach these on the validation part.
+            sensitivity=0.9,
+            specificity=0.9,
+            resamples=10_000,  # of the bootstrap over lesions; 0: no intervals
             cam="",  # layer whose class activation map is drawn, see jaxattn.saliency
             grad_cam="",  # layer for Grad-CAM
             overlay=ConfigDict(dict(alpha=0.5, bilinear=False)),  # see jaxattn.overlays.overlay

@@ -1,9 +1,9 @@
 """Evaluates a run: ``python -m jaxattn.evaluate --run=runs/ham_irv2``."""
 
-import csv
+import datetime
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,7 +15,22 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from jaxattn import checkpoints, cli, metrics, overlays, reference_results, run_dir, runtime, steps
+from jaxattn import (
+    calibration,
+    checkpoints,
+    cli,
+    gallery,
+    map_agreement,
+    metrics,
+    operating_points,
+    predictions,
+    reference_results,
+    run_dir,
+    runtime,
+    steps,
+    subgroups,
+    uncertainty,
+)
 from jaxattn.data import leaks, load, preprocess, splits
 from jaxattn.data.crops import Crops
 from jaxattn.data.dataset import Dataset
@@ -23,11 +38,13 @@ from jaxattn.data.loaders import Loader
 from jaxattn.data.splits import Split
 from jaxattn.errors import invalid, unknown
 from jaxattn.models import registry as models
+from jaxattn.predictions import Predictions
 from jaxattn.runtime import devices
 from jaxattn.saliency import ClassActivation
 from jaxattn.state import Variables
 
 FOLDER = "evaluation"
+TEMPERATURE = "temperature.json"
 DTYPES = ("float32", "bfloat16")
 #: Metrics of the validation part, which ``best`` and ``early_stopping.metric`` can name.
 METRICS = ("loss", "accuracy", "balanced_accuracy", "macro_auc")
@@ -37,10 +54,51 @@ TARGET_METRICS = ("auc", "average_precision")
 Maps = dict[str, Float[np.ndarray, "n K h w"]]
 
 
+class Opened(NamedTuple):
+    """A run, ready to be evaluated: see `open_run`.
+
+    Attributes:
+        folder: The run's folder.
+        config: Its config, resolved.
+        dataset: What it is evaluated on.
+        split: Rows of each part.
+        loader: Batches of pixels on the devices.
+        step: Of the checkpoint.
+        variables: Params and batch_stats, on the devices.
+        predict_step: The jitted prediction step, with saliency maps.
+        target: Index of ``config.target_class``, or None.
+    """
+
+    folder: Path
+    config: ConfigDict
+    dataset: Dataset
+    split: Split
+    loader: Loader
+    step: int
+    variables: Variables
+    predict_step: Callable[..., Any]
+    target: int | None
+
+    def predict(self, rows: Int[np.ndarray, " n"]) -> tuple[Predictions, Maps]:
+        """Predictions and maps of some rows; none without rows."""
+        classes = len(self.dataset.class_names)
+        probabilities: np.ndarray = np.zeros((0, classes), np.float32)
+        maps: Maps = {}
+        if len(rows):
+            batch_size = self.config.evaluation.batch_size
+            probabilities, maps = predict(
+                self.predict_step, self.variables, self.loader, rows, batch_size
+            )
+        decided = decide(self.config, self.dataset, self.split, probabilities)
+        return predictions.of_dataset(self.dataset, rows, probabilities, decided), maps
+
+
 def evaluate(
     folder: Path, part: str = "test", checkpoint: str = "best", data_dir: str = ""
 ) -> dict[str, Any]:
     """Evaluates a checkpoint of a run and writes the result into its folder.
+
+    The validation part is predicted too: thresholds and the temperature are chosen on it.
 
     Args:
         folder: The run's folder.
@@ -49,15 +107,35 @@ def evaluate(
         data_dir: Where the data set lies, if it has moved since training.
 
     Returns:
-        The content of ``evaluation/{part}.json``: metrics, and what they were computed with.
-        ``target`` holds the metrics of ``config.target_class`` (see `metrics.detection`) and
-        ``jaccard`` the agreement of maps and masks (see `map_jaccard`); both may be empty.
-        ``{part}_predictions.csv`` has the probabilities of each image, ``{part}_cases.npz`` the
-        images and maps that the report shows.
+        The content of ``evaluation/{part}.json``: metrics with intervals, and what they were
+        computed with; see `measure`. ``{part}_predictions.csv`` and ``validation_predictions.csv``
+        have the probabilities of each image, ``{part}_cases.npz`` the images and maps that the
+        report shows, ``temperature.json`` in the run's folder the temperature.
 
     Raises:
         InputError: There is no trained run, its data set differs, or the part is empty.
     """
+    run = open_run(folder, part, checkpoint, data_dir)
+    rows = run.split[part]
+    found, maps = run.predict(rows)
+    chosen_on = found if part == "validation" else run.predict(_validation_rows(run))[0]
+    result = {
+        "split": part,
+        "checkpoint": checkpoint,
+        "step": run.step,
+        **describe(run, rows),
+        **measure(run.config, found, chosen_on),
+        **_maps(run, rows, maps),
+    }
+    if jax.process_index() == 0:
+        write(run, part, rows, found, chosen_on, maps, result)
+        reference = reference_results.for_run(run.config, run.dataset.name)
+        print(metrics.table(result["metrics"], reference, result["intervals"]))
+    return result
+
+
+def open_run(folder: Path, part: str, checkpoint: str = "best", data_dir: str = "") -> Opened:
+    """Reads a run, its data set and the variables of a checkpoint; see `evaluate`."""
     if part not in splits.PARTS:
         raise unknown("split", part, splits.PARTS)
     config = run_dir.read_config(folder)
@@ -65,11 +143,9 @@ def evaluate(
     check(config)
     dataset, split = load.load_split(config)
     run_dir.record_split(folder, split, dataset, config.split.leak)
-    rows = split[part]
-    if not len(rows):
+    if not len(split[part]):
         raise invalid(f"{folder / run_dir.SPLIT}, {part} part", "images", "none")
     mesh = devices.mesh()
-    loader = Loader(dataset, config.dataset.image_size, config.loader, mesh)
     model = models.create(
         num_classes=len(dataset.class_names),
         dtype=jnp.dtype(config.dtype),
@@ -77,52 +153,95 @@ def evaluate(
     )
     target = target_class(config, dataset)
     variables, step = checkpoints.read_variables(folder / run_dir.CHECKPOINTS, checkpoint)
-    predict_step = make_predict_step(config, model, mesh, config.evaluation.tta, True, target)
-    probabilities, maps = predict(
-        predict_step,
-        devices.put_replicated(mesh, variables),
-        loader,
-        rows,
-        config.evaluation.batch_size,
+    return Opened(
+        folder=folder,
+        config=config,
+        dataset=dataset,
+        split=split,
+        loader=Loader(dataset, config.dataset.image_size, config.loader, mesh),
+        step=step,
+        variables=devices.put_replicated(mesh, variables),
+        predict_step=make_predict_step(config, model, mesh, config.evaluation.tta, True, target),
+        target=target,
     )
-    labels = dataset.labels[rows]
-    predictions = decide(config, dataset, split, probabilities)
-    values = metrics.classification(labels, probabilities, dataset.class_names, predictions)
-    result = {
-        "split": part,
-        "checkpoint": checkpoint,
-        "step": step,
+
+
+def describe(run: Opened, rows: Int[np.ndarray, " n"]) -> dict[str, Any]:
+    """What was evaluated: data, images and lesions of each part, leaks, software, when."""
+    config, dataset, split = run.config, run.dataset, run.split
+    lesions = dataset.table["lesion_id"]
+    return {
         "dataset": dataset.name,
         "images": len(rows),
-        "lesions": len(np.unique(dataset.table["lesion_id"][rows])),
+        "lesions": len(np.unique(lesions[rows])),
+        "parts": {
+            name: {"images": len(part), "lesions": len(np.unique(lesions[part]))}
+            for name, part in split.items()
+        },
         "leak": config.split.leak,
         "logit_adjustment": config.evaluation.logit_adjustment,
         "measured_leak": leaks.measure(dataset, split),
-        "metrics": values,
-        "target": _target(config, labels, probabilities, target),
-        "jaccard": map_jaccard(dataset, Crops(**config.crops), rows, maps),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(run.variables["params"])),
         "device": run_dir.device(),
         "versions": run_dir.versions(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": run_dir.commit(),
     }
-    if jax.process_index() == 0:
-        path = folder / FOLDER / part
-        path.parent.mkdir(exist_ok=True)
-        _write_predictions(
-            path.with_name(f"{part}_predictions.csv"), dataset, rows, probabilities, predictions
-        )
-        chosen = overlays.select_cases(labels, probabilities, predictions)
-        _write_cases(
-            path.with_name(f"{part}_cases.npz"),
-            dataset,
-            Crops(**config.crops),
-            rows[chosen],
-            probabilities[chosen],
-            predictions[chosen],
-            {name: each[chosen] for name, each in maps.items()},
-        )
-        run_dir.write_json(path.with_suffix(".json"), result)
-        print(metrics.table(values, reference_results.for_run(config, dataset.name)))
-    return result
+
+
+def measure(config: ConfigDict, found: Predictions, chosen_on: Predictions) -> dict[str, Any]:
+    """Everything that is computed from predictions alone.
+
+    Args:
+        config: Of the run.
+        found: Predictions of the part that is evaluated.
+        chosen_on: Predictions of the validation part, possibly none.
+
+    Returns:
+        ``metrics`` (`jaxattn.metrics.classification`), ``intervals`` of them
+        (`jaxattn.uncertainty.intervals`), ``target`` (`jaxattn.metrics.detection` of
+        ``config.target_class``, {} without), ``operating_points`` chosen on validation
+        (`jaxattn.operating_points.measure`), ``temperature`` fitted there and what it does to the
+        calibration, and ``subgroups`` (`jaxattn.subgroups.measure`).
+    """
+    options = config.evaluation
+    at = {"sensitivity": options.sensitivity, "specificity": options.specificity}
+    values = metrics.classification(
+        found.labels, found.probabilities, found.class_names, found.predictions, **at
+    )
+    points, temperature = {}, {}
+    if len(chosen_on):
+        points = operating_points.measure(chosen_on, found, **at, resamples=options.resamples)
+        temperature = _temperature(found, chosen_on)
+    return {
+        "metrics": values,
+        "intervals": uncertainty.intervals(found, options.resamples, **at),
+        "target": _target(config, found),
+        "operating_points": points,
+        "temperature": temperature,
+        "subgroups": subgroups.measure(found, min(options.resamples, subgroups.RESAMPLES)),
+    }
+
+
+def write(
+    run: Opened,
+    part: str,
+    rows: Int[np.ndarray, " n"],
+    found: Predictions,
+    chosen_on: Predictions,
+    maps: Maps,
+    result: Mapping[str, Any],
+) -> None:
+    """Writes the files of an evaluation, see `evaluate`; the JSON last."""
+    folder = run.folder / FOLDER
+    folder.mkdir(exist_ok=True)
+    predictions.write(folder / f"{part}_predictions.csv", found)
+    if len(chosen_on):
+        predictions.write(folder / "validation_predictions.csv", chosen_on)
+        kept = {"checkpoint": result["checkpoint"], "step": run.step} | result["temperature"]
+        run_dir.write_json(run.folder / TEMPERATURE, kept)
+    gallery.write(folder / f"{part}_cases.npz", run.config, run.dataset, rows, found, maps)
+    run_dir.write_json(folder / f"{part}.json", result)
 
 
 def check(config: ConfigDict) -> None:
@@ -130,6 +249,11 @@ def check(config: ConfigDict) -> None:
     if config.dtype not in DTYPES:
         raise unknown("dtype", config.dtype, DTYPES)
     check_tta(config)
+    for field in ("sensitivity", "specificity"):
+        if not 0 < config.evaluation[field] <= 1:
+            raise invalid(f"evaluation.{field}", "a number in (0, 1]", config.evaluation[field])
+    if config.evaluation.resamples < 0:
+        raise invalid("evaluation.resamples", "at least 0", config.evaluation.resamples)
     devices.check_batch_size("evaluation.batch_size", config.evaluation.batch_size)
 
 
@@ -235,11 +359,10 @@ def validate(
         return {}
     probabilities, _ = predict(predict_step, variables, loader, rows, config.evaluation.batch_size)
     labels = dataset.labels[rows]
-    predictions = decide(config, dataset, split, probabilities)
-    values = metrics.classification(labels, probabilities, dataset.class_names, predictions)
-    likelihood = np.clip(probabilities[np.arange(len(rows)), labels], 1e-12, None)
+    decided = decide(config, dataset, split, probabilities)
+    values = metrics.classification(labels, probabilities, dataset.class_names, decided)
     measured = {
-        "loss": float(-np.log(likelihood).mean()),
+        "loss": values["calibration"]["nll"],
         "accuracy": values["accuracy"],
         "balanced_accuracy": values["balanced_accuracy"],
         "macro_auc": values["macro"]["auc"],
@@ -251,90 +374,44 @@ def validate(
     return {name: float("nan") if value is None else value for name, value in measured.items()}
 
 
-def _target(
-    config: ConfigDict, labels: np.ndarray, probabilities: np.ndarray, target: int | None
-) -> dict[str, Any]:
-    if target is None:
+def _validation_rows(run: Opened) -> Int[np.ndarray, " n"]:
+    """Rows to choose thresholds on; none where the validation part is the test part."""
+    chosen_on_test = run.config.split.leak in leaks.SELECT_ON_TEST
+    return run.split["validation"][: 0 if chosen_on_test else None]
+
+
+def _target(config: ConfigDict, found: Predictions) -> dict[str, Any]:
+    name, options = config.target_class, config.evaluation
+    if not name:
         return {}
-    threshold, sensitivity = config.evaluation.threshold, config.evaluation.sensitivity
-    found = metrics.detection(labels == target, probabilities[:, target], threshold, sensitivity)
-    return {"class": config.target_class} | found
+    target = found.class_names.index(name)
+    positive, scores = found.labels == target, found.probabilities[:, target]
+    return {"class": name} | metrics.detection(
+        positive, scores, options.threshold, options.sensitivity
+    )
 
 
-def map_jaccard(
-    dataset: Dataset, crops: Crops, rows: Int[np.ndarray, " n"], maps: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
-    """Agreement of attention maps and lesion masks (Yan et al. 2019, section 3.3, table 3).
-
-    Each map, its heads summed, is upsampled bilinearly, rescaled to [0, 1] per image, thresholded
-    at one half and compared with the mask. Images without a mask are left out.
-
-    Args:
-        dataset: The data set.
-        crops: What the model saw of each image.
-        rows: Rows of the data set.
-        maps: Maps of these rows by name, each ``(n, K, h, w)``.
-
-    Returns:
-        ``images``: how many have a mask; ``mean``: the mean Jaccard index of each map. {} without
-        maps or masks.
-    """
-    masked = np.flatnonzero(dataset.table["has_mask"][rows])
-    if not maps or not len(masked):
-        return {}
-    values: dict[str, list[float]] = {name: [] for name in maps}
-    for i in masked:
-        mask = dataset.records[rows[i]]["mask"]
-        mask = mask[crops.field(*mask.shape)]
-        for name, stack in maps.items():
-            height, width = mask.shape
-            single = overlays.heatmap(stack[i], height, width, bilinear=True)
-            values[name].append(metrics.jaccard(single, mask))
-    means = {name: float(np.mean(each)) for name, each in values.items()}
-    return {"images": len(masked), "mean": means}
-
-
-def _write_predictions(
-    path: Path,
-    dataset: Dataset,
-    rows: np.ndarray,
-    probabilities: np.ndarray,
-    predictions: np.ndarray,
-) -> None:
-    names = dataset.class_names
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        columns = ["image_id", "lesion_id", "label", "prediction"]
-        writer.writerow([*columns, *(f"p_{name}" for name in names)])
-        for row, p, predicted in zip(rows, probabilities, predictions, strict=True):
-            ids = (dataset.table[column][row] for column in ("image_id", "lesion_id"))
-            label, prediction = names[dataset.labels[row]], names[predicted]
-            writer.writerow([*ids, label, prediction, *(f"{value:.6g}" for value in p)])
-
-
-def _write_cases(
-    path: Path,
-    dataset: Dataset,
-    crops: Crops,
-    rows: np.ndarray,
-    probabilities: np.ndarray,
-    predictions: np.ndarray,
-    maps: Mapping[str, np.ndarray],
-) -> None:
-    examples = [dataset.records[row] for row in rows]
-    images = np.stack([example["image"] for example in examples])
-    masks = [example.get("mask", np.zeros(images.shape[1:3], np.uint8)) for example in examples]
-    seen = (slice(None), *crops.field(*images.shape[1:3]))
-    arrays: dict[str, Any] = {
-        "image_id": dataset.table["image_id"][rows],
-        "image": images[seen],
-        "mask": np.stack(masks)[seen],
-        "label": dataset.labels[rows],
-        "prediction": predictions,
-        "probability": np.take_along_axis(probabilities, predictions[:, None], axis=1)[:, 0],
-        **{f"map/{name}": values for name, values in maps.items()},
+def _temperature(found: Predictions, chosen_on: Predictions) -> dict[str, Any]:
+    """The temperature, where it was fitted, and the calibration with it."""
+    temperature = calibration.fit_temperature(chosen_on.labels, chosen_on.probabilities)
+    assert temperature is not None
+    scaled = calibration.scale(found.probabilities, temperature)
+    return {
+        "temperature": temperature,
+        "fitted_on": "validation",
+        "images": len(chosen_on),
+        "calibration": calibration.measure(found.labels, scaled),
     }
-    np.savez_compressed(path, **arrays)
+
+
+def _maps(run: Opened, rows: Int[np.ndarray, " n"], maps: Maps) -> dict[str, Any]:
+    """``map_agreement``, see `jaxattn.map_agreement.measure`, and its mean Jaccard indices."""
+    crops = Crops(**run.config.crops)
+    resamples = run.config.evaluation.resamples
+    found = map_agreement.measure(run.dataset, crops, rows, maps, resamples)
+    means = {name: row["jaccard"] for name, row in found.get("maps", {}).items()}
+    jaccard = {"images": found["images"], "mean": means} if found else {}
+    return {"map_agreement": found, "jaccard": jaccard}
 
 
 def write_report(folder: Path) -> None:

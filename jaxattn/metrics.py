@@ -6,11 +6,24 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from jaxattn import reference_results
+from jaxattn import calibration, reference_results
 from jaxattn.errors import invalid
 
 MEASURES = ("precision", "recall", "f1", "auc")
-"""The per-class measures, in the order of tables."""
+"""The per-class measures of the papers, in the order of tables."""
+
+FURTHER = (
+    "specificity",
+    "npv",
+    "average_precision",
+    "partial_auc",
+    "sensitivity_at_specificity",
+    "specificity_at_sensitivity",
+)
+"""Further per-class measures."""
+
+LEAST_SENSITIVITY = 0.8
+"""The sensitivity above which ``partial_auc`` is taken."""
 
 AGGREGATES = ("accuracy", "balanced_accuracy", "specificity", "micro_auc")
 """Measures of all classes together that tables list below the rows."""
@@ -55,19 +68,29 @@ def classification(
     probabilities: Float[np.ndarray, "N C"],
     class_names: Sequence[str],
     predictions: Int[np.ndarray, " N"] | None = None,
+    *,
+    sensitivity: float = 0.9,
+    specificity: float = 0.9,
 ) -> dict[str, Any]:
     """Metrics of a classifier.
 
-    With TP, FP and FN counted for one class against all others:
+    With TP, FP, TN and FN counted for one class against all others:
 
-    - precision = TP / (TP + FP), 0 for a class that is never predicted;
-    - recall = TP / (TP + FN);
+    - precision (positive predictive value) = TP / (TP + FP), 0 for a class never predicted;
+    - recall (sensitivity) = TP / (TP + FN); specificity = TN / (TN + FP);
+    - npv = TN / (TN + FN), None for a class that is always predicted;
     - f1 = 2 TP / (2 TP + FP + FN);
-    - auc = area under the one-vs-rest ROC curve, ties counting one half; None unless there are
-      examples both of the class and of others.
+    - auc = area under the one-vs-rest ROC curve, ties counting one half;
+    - average_precision = Σ (R_n − R_{n−1}) P_n over all thresholds;
+    - partial_auc = the area under the ROC curve where sensitivity is above 0.8, in [0, 0.2], the
+      ISIC 2024 challenge's measure; 0.02 at random;
+    - sensitivity_at_specificity = largest sensitivity of a threshold whose specificity is
+      ``specificity`` or more; specificity_at_sensitivity, the reverse. Both thresholds are chosen
+      on these very labels: see `jaxattn.operating_points` for thresholds chosen elsewhere.
 
-    A class without examples has None for all four, is left out of averages and is listed in
-    ``absent_classes``.
+    The last five are None unless there are examples both of the class and of others, and so is
+    specificity. A class without examples has None for all, is left out of averages and is listed
+    in ``absent_classes``.
 
     Args:
         labels: True class indices in [0, C).
@@ -75,13 +98,14 @@ def classification(
         class_names: The C names, in index order; C is at least 2.
         predictions: Predicted class indices; by default the most probable class, the lowest index
             at a tie.
+        sensitivity: That of ``specificity_at_sensitivity``.
+        specificity: That of ``sensitivity_at_specificity``.
 
     Returns:
-        A dict that JSON can hold:
+        A dict that JSON can hold, without NaN:
 
         - ``n``: number of examples.
-        - ``per_class``: name -> {precision, recall, f1, auc, support}; support is the number of
-          examples of the class.
+        - ``per_class``: name -> the measures and ``support``, the number of examples of the class.
         - ``macro``: mean of each measure over the classes that have it.
         - ``weighted``: the same mean weighted by support.
         - ``micro_auc``: area under the ROC curve of all N×C (example, class) decisions pooled.
@@ -90,31 +114,33 @@ def classification(
           al. 2019, equation 1).
         - ``specificity``: mean over these classes of TN / (TN + FP) (their MC-specificity); None
           if all examples are of one class.
+        - ``calibration``: see `jaxattn.calibration.measure`.
         - ``confusion``: {classes, counts}; ``counts[truth][prediction]`` in the order of
           ``classes``.
         - ``absent_classes``: names of the classes without examples.
+        - ``at``: the ``sensitivity`` and ``specificity`` given.
 
     Raises:
         InputError: No examples, shapes that disagree, labels out of range, or probabilities that
             are not finite or not in [0, 1].
     """
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+    from sklearn.metrics import confusion_matrix
 
     labels, probabilities = np.asarray(labels), np.asarray(probabilities)
     _check(labels, probabilities, class_names)
     indices = np.arange(len(class_names))
     if predictions is None:
         predictions = probabilities.argmax(axis=1)
-    precision, recall, f1, support = precision_recall_fscore_support(
-        labels, predictions, labels=indices, zero_division=0
-    )
-    per_class: dict[str, dict[str, Any]] = {}
-    for c, name in enumerate(class_names):
-        values = (precision[c], recall[c], f1[c], _auc(labels == c, probabilities[:, c]))
-        measured = [None if v is None or not support[c] else float(v) for v in values]
-        per_class[name] = dict(zip(MEASURES, measured, strict=True)) | {"support": int(support[c])}
-    macro = _averages(per_class, weighted=False)
     counts = confusion_matrix(labels, predictions, labels=indices)
+    per_class = {
+        name: _of_class(counts, c)
+        | ranked(labels == c, probabilities[:, c], sensitivity, specificity)
+        for c, name in enumerate(class_names)
+    }
+    for row in per_class.values():
+        if not row["support"]:
+            row.update(dict.fromkeys((*MEASURES, *FURTHER)))
+    macro = _averages(per_class, weighted=False)
     return {
         "n": len(labels),
         "per_class": per_class,
@@ -123,9 +149,39 @@ def classification(
         "micro_auc": _auc((labels[:, None] == indices).ravel(), probabilities.ravel()),
         "accuracy": float(np.mean(labels == predictions)),
         "balanced_accuracy": macro["recall"],
-        "specificity": _specificity(counts),
+        "specificity": macro["specificity"],
+        "calibration": calibration.measure(labels, probabilities),
         "confusion": {"classes": list(class_names), "counts": counts.tolist()},
         "absent_classes": [n for n, row in per_class.items() if not row["support"]],
+        "at": {"sensitivity": sensitivity, "specificity": specificity},
+    }
+
+
+def ranked(
+    positive: Bool[np.ndarray, " N"],
+    scores: Float[np.ndarray, " N"],
+    sensitivity: float = 0.9,
+    specificity: float = 0.9,
+) -> dict[str, float | None]:
+    """The measures of a ranking, see `classification`; None without positives or negatives."""
+    names = ("auc", *FURTHER[2:])
+    if positive.all() or not positive.any():
+        return dict.fromkeys(names)
+    from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+
+    false, true, _ = roc_curve(positive, scores, drop_intermediate=False)
+    # The area above a sensitivity is that below a false positive rate with both kinds exchanged.
+    # scikit-learn rescales it from [m², 2m] / 2 to [1/2, 1] (McClish 1989), m the largest rate.
+    most = 1 - LEAST_SENSITIVITY
+    rescaled = roc_auc_score(~positive, -scores, max_fpr=most)
+    partial = most**2 / 2 + (2 * rescaled - 1) * (most - most**2 / 2)
+    slack = 1e-9  # 1 - 0.9 is less than 0.1
+    return {
+        "auc": float(roc_auc_score(positive, scores)),
+        "average_precision": float(average_precision_score(positive, scores)),
+        "partial_auc": float(partial),
+        "sensitivity_at_specificity": float(true[false <= 1 - specificity + slack].max()),
+        "specificity_at_sensitivity": float(1 - false[true >= sensitivity - slack].min()),
     }
 
 
@@ -165,18 +221,39 @@ def detection(
     found: dict[str, Any] = {
         "auc": _auc(positive, scores),
         "average_precision": None,
-        "at_threshold": _operating_point(positive, scores, threshold),
+        "at_threshold": operating_point(positive, scores, threshold),
         "at_sensitivity": None,
     }
     if positive.any():
         from sklearn.metrics import average_precision_score
 
         found["average_precision"] = float(average_precision_score(positive, scores))
-        ranked = np.sort(scores[positive])[::-1]
-        # Rounding must not demand one example more: 0.7 of 10 is 7.000000000000001.
-        wanted = int(np.ceil(sensitivity * len(ranked) - 1e-9))
-        found["at_sensitivity"] = _operating_point(positive, scores, float(ranked[wanted - 1]))
+        reached = threshold_for_sensitivity(positive, scores, sensitivity)
+        found["at_sensitivity"] = operating_point(positive, scores, reached)
     return found
+
+
+def threshold_for_sensitivity(
+    positive: Bool[np.ndarray, " N"], scores: Float[np.ndarray, " N"], sensitivity: float
+) -> float:
+    """The highest threshold that reaches a sensitivity; there must be positive examples."""
+    ordered = np.sort(scores[positive])[::-1]
+    # Rounding must not demand one example more: 0.7 of 10 is 7.000000000000001.
+    wanted = int(np.ceil(sensitivity * len(ordered) - 1e-9))
+    return float(ordered[max(wanted, 1) - 1])
+
+
+def threshold_for_specificity(
+    positive: Bool[np.ndarray, " N"], scores: Float[np.ndarray, " N"], specificity: float
+) -> float:
+    """The lowest threshold that reaches a specificity; there must be negative examples.
+
+    It is one of the scores, or just above the largest if that one already calls too many.
+    """
+    candidates = np.unique(scores)
+    candidates = np.append(candidates, np.nextafter(candidates[-1], np.inf))
+    passed = np.searchsorted(np.sort(scores[~positive]), candidates) / (~positive).sum()
+    return float(candidates[np.argmax(passed >= specificity - 1e-9)])
 
 
 def jaccard(single_map: Float[np.ndarray, "H W"], mask: Shaped[np.ndarray, "H W"]) -> float:
@@ -194,13 +271,18 @@ def jaccard(single_map: Float[np.ndarray, "H W"], mask: Shaped[np.ndarray, "H W"
     return float((inside & wanted).sum() / union) if union else 1.0
 
 
-def table(metrics: Mapping[str, Any], reference: Mapping[str, Any] | None = None) -> str:
+def table(
+    metrics: Mapping[str, Any],
+    reference: Mapping[str, Any] | None = None,
+    intervals: Mapping[str, Any] | None = None,
+) -> str:
     """Formats metrics as plain text, a row per class and per average.
 
     Args:
         metrics: From `classification`.
         reference: A paper's result, from `jaxattn.reference_results`, to show beside each number;
             ``-`` where it reports none.
+        intervals: From `jaxattn.uncertainty.intervals`, to show for the aggregates.
 
     Returns:
         Lines of equal column widths without a trailing newline.
@@ -224,7 +306,11 @@ def table(metrics: Mapping[str, Any], reference: Mapping[str, Any] | None = None
     lines.append("")
     for key in AGGREGATES:
         paper = f"  (paper {number(reference.get(key))})" if reference else ""
-        lines.append(f"{key.replace('_', ' ')} {number(metrics[key])}{paper}")
+        bounds = (intervals or {}).get(key)
+        spread = f" [{number(bounds[0])}, {number(bounds[1])}]" if bounds else ""
+        lines.append(f"{key.replace('_', ' ')} {number(metrics[key])}{spread}{paper}")
+    if intervals:
+        lines.append(f"[ ]: {intervals['method']}")
     if metrics["absent_classes"]:
         lines.append(f"no examples of: {', '.join(metrics['absent_classes'])}")
     if reference:
@@ -303,33 +389,46 @@ def _auc(positive: np.ndarray, scores: np.ndarray) -> float | None:
     return float(roc_auc_score(positive, scores))
 
 
-def _operating_point(
-    positive: np.ndarray, scores: np.ndarray, threshold: float
+def operating_point(
+    positive: Bool[np.ndarray, " N"], scores: Float[np.ndarray, " N"], threshold: float
 ) -> dict[str, float | None]:
+    """Calling all scores from a threshold on: recall, precision, specificity and NPV.
+
+    Recall is None without positive and specificity without negative examples, NPV if everything is
+    called; precision is 0 if nothing is.
+    """
     called = scores >= threshold
     hits, calls = int((called & positive).sum()), int(called.sum())
     positives, negatives = int(positive.sum()), int((~positive).sum())
+    passed = len(scores) - calls
     return {
         "threshold": threshold,
         "recall": hits / positives if positives else None,
         "precision": hits / calls if calls else 0.0,
         "specificity": 1 - (calls - hits) / negatives if negatives else None,
+        "npv": 1 - (positives - hits) / passed if passed else None,
     }
 
 
-def _specificity(confusion: np.ndarray) -> float | None:
-    """Mean over the classes present of TN / (TN + FP); rows of ``confusion`` are the truth."""
-    support, called = confusion.sum(1), confusion.sum(0)
-    present, others = support > 0, support.sum() - support
-    if present.sum() < 2:
-        return None
-    false = called - confusion.diagonal()
-    return float(np.mean(1 - false[present] / others[present]))
+def _of_class(confusion: np.ndarray, c: int) -> dict[str, Any]:
+    """The measures of a class's decisions; rows of ``confusion`` are the truth."""
+    hits, support, called = (
+        int(n) for n in (confusion[c, c], confusion[c].sum(), confusion[:, c].sum())
+    )
+    others, passed = int(confusion.sum()) - support, int(confusion.sum()) - called
+    return {
+        "precision": hits / called if called else 0.0,
+        "recall": hits / support if support else None,
+        "f1": 2 * hits / (support + called) if support + called else None,
+        "specificity": 1 - (called - hits) / others if others else None,
+        "npv": 1 - (support - hits) / passed if passed else None,
+        "support": support,
+    }
 
 
 def _averages(per_class: Mapping[str, Mapping[str, Any]], weighted: bool) -> dict[str, Any]:
     averages: dict[str, Any] = {}
-    for measure in MEASURES:
+    for measure in (*MEASURES, *FURTHER):
         rows = [row for row in per_class.values() if row[measure] is not None]
         weights = [row["support"] if weighted else 1 for row in rows]
         values = [row[measure] for row in rows]

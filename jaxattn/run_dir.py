@@ -1,7 +1,9 @@
 """The folder of a run: its config, split, log and results."""
 
 import json
+import math
 import platform
+import subprocess
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -121,7 +123,7 @@ def write_json(path: Path, value: Any) -> None:
     """Writes JSON atomically: a reader sees the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=2, default=float) + "\n")
+    part.write_text(json.dumps(value, indent=2, default=float, allow_nan=False) + "\n")
     part.replace(path)
 
 
@@ -129,6 +131,24 @@ def versions() -> dict[str, str]:
     """Versions of Python and of the packages that compute."""
     packages = ("jaxattn", "jax", "jaxlib", "flax", "optax", "numpy")
     return {"python": platform.python_version()} | {p: metadata.version(p) for p in packages}
+
+
+def commit() -> str:
+    """The git commit of the package's checkout, ``-changed`` where files differ; '' outside one."""
+    checkout = Path(__file__).parents[1]
+    if not (checkout / ".git").exists():
+        return ""
+    command = ["git", "-C", str(checkout), "describe", "--always", "--abbrev=40"]
+    try:
+        found = subprocess.run(
+            [*command, "--exclude=*", "--dirty=-changed"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return found.stdout.strip() if found.returncode == 0 else ""
 
 
 def device() -> str:
@@ -161,7 +181,8 @@ class Log:
         """Adds an entry; its kind is train or validation."""
         if not self._writes:
             return
-        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        known = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._file.write(json.dumps({"kind": kind, "step": step, **known}) + "\n")
         for name, value in values.items():
             self._board.add_scalar(f"{kind}/{name}", value, step)
 

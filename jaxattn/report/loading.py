@@ -5,7 +5,7 @@ import csv
 import dataclasses
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxattn import config as configs
-from jaxattn.errors import invalid, unknown
+from jaxattn import predictions
+from jaxattn.errors import invalid
+from jaxattn.predictions import Predictions
 
 EVALUATE = "python -m jaxattn.evaluate --run="
 TRAIN = "python -m jaxattn.train --workdir="
@@ -21,21 +23,6 @@ TRAIN = "python -m jaxattn.train --workdir="
 #: Names in evaluations that older versions wrote.
 _OLD_NAMES = {"positive": "target", "prior_exponent": "logit_adjustment"}
 _CASES = {"image_id", "image", "label", "prediction", "probability"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Predictions:
-    """The rows of ``test_predictions.csv``.
-
-    Attributes:
-        lesion_ids: '' where unknown.
-        labels: True class indices.
-        probabilities: Of each class, ``(N, C)``.
-    """
-
-    lesion_ids: list[str]
-    labels: np.ndarray
-    probabilities: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,13 +77,13 @@ def load(folder: Path) -> Run:
         raise invalid(str(evaluation_path), "an evaluation with metrics.per_class", "none")
     names = list(evaluation["metrics"]["per_class"])
     predictions_path = folder / "evaluation" / "test_predictions.csv"
-    predictions = _read_predictions(predictions_path, names)
+    found = predictions.read(predictions_path, names) if predictions_path.is_file() else None
     images = evaluation["metrics"]["n"]
-    if predictions and len(predictions.labels) != images:
+    if found and len(found) != images:
         raise invalid(
             str(predictions_path),
             f"{images} rows, the images of {evaluation_path}",
-            len(predictions.labels),
+            len(found),
         )
     return Run(
         folder=folder,
@@ -104,26 +91,9 @@ def load(folder: Path) -> Run:
         evaluation=evaluation,
         log=_read_log(folder / "log.jsonl"),
         parts=_read_parts(folder / "split.csv"),
-        predictions=predictions,
+        predictions=found,
         cases=_read_cases(folder / "evaluation" / "test_cases.npz"),
     )
-
-
-def class_index(field: str, value: Any, names: Sequence[str]) -> int:
-    """The index of a class given by name or by index.
-
-    Args:
-        field: What an error names.
-        value: The name or index.
-        names: Of the classes, in index order.
-
-    Raises:
-        InputError: There is no such class.
-    """
-    known = {str(i): i for i in range(len(names))} | {name: i for i, name in enumerate(names)}
-    if str(value) not in known:
-        raise unknown(field, str(value), names)
-    return known[str(value)]
 
 
 def _read_json(path: Path, command: str) -> dict[str, Any]:
@@ -165,28 +135,6 @@ def _read_parts(path: Path) -> dict[str, int]:
     with path.open(newline="", encoding="utf-8") as file:
         counts = collections.Counter(row.get("split") for row in csv.DictReader(file))
     return {part: counts[part] for part in ("train", "validation", "test") if counts[part]}
-
-
-def _read_predictions(path: Path, names: Sequence[str]) -> Predictions | None:
-    if not path.is_file():
-        return None
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        rows = list(reader)
-    wanted = ["image_id", "lesion_id", "label", *(f"p_{name}" for name in names)]
-    absent = [column for column in wanted if column not in (reader.fieldnames or ())]
-    if absent:
-        raise invalid(str(path), f"columns {', '.join(wanted)}", f"none of {', '.join(absent)}")
-    labels = [class_index(f"{path}, label", row["label"], names) for row in rows]
-    try:
-        probabilities = [[float(row[f"p_{name}"]) for name in names] for row in rows]
-    except (ValueError, TypeError) as error:
-        raise invalid(str(path), "probabilities", error) from error
-    return Predictions(
-        lesion_ids=[row["lesion_id"] for row in rows],
-        labels=np.array(labels, np.int64),
-        probabilities=np.array(probabilities, np.float64).reshape(-1, len(names)),
-    )
 
 
 def _read_cases(path: Path) -> dict[str, np.ndarray] | None:

@@ -9,8 +9,9 @@ from jaxattn import overlays, reference_results
 from jaxattn.config import flatten
 from jaxattn.data import leaks
 from jaxattn.metrics import AGGREGATES, MEASURES, has_rows, number, paired_rows
+from jaxattn.predictions import class_index
 from jaxattn.report import charts
-from jaxattn.report.loading import EVALUATE, TRAIN, Run, class_index
+from jaxattn.report.loading import EVALUATE, TRAIN, Run
 
 _LABELS = {"auc": "AUC", "f1": "F1"}
 

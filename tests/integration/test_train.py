@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxattn import checkpoints, evaluate, run_dir, train
+from jaxattn import checkpoints, evaluate, predictions, run_dir, train
 from jaxattn.checkpoints import Checkpoints
 from jaxattn.early_stopping import EarlyStopping
 from jaxattn.errors import InputError
@@ -124,8 +124,24 @@ def test_evaluation_of_the_best_checkpoint(tiny_config, copied):
     assert json.loads((whole / "evaluation" / "test.json").read_text()) == json.loads(
         json.dumps(result)
     )
-    lines = (whole / "evaluation" / "test_predictions.csv").read_text().splitlines()
-    assert len(lines) == len(rows) + 1
+    # All numbers follow from the predictions on disk.
+    part, chosen_on = (
+        predictions.read(whole / "evaluation" / f"{name}_predictions.csv")
+        for name in ("test", "validation")
+    )
+    assert part.image_ids.tolist() == built.dataset.table["image_id"][rows].tolist()
+    assert len(chosen_on) == len(built.split["validation"])
+    again = evaluate.measure(tiny_config, part, chosen_on)
+    assert {name: result[name] for name in again} == again
+    kept = json.loads((whole / evaluate.TEMPERATURE).read_text())
+    assert (kept["temperature"], kept["step"]) == (result["temperature"]["temperature"], step)
+    points = result["operating_points"]["nv"]["sensitivity"]
+    assert points["where_chosen"]["recall"] >= tiny_config.evaluation.sensitivity
+    low, high = result["intervals"]["balanced_accuracy"]
+    assert low <= result["metrics"]["balanced_accuracy"] <= high
+    agreement = result["map_agreement"]["maps"]["attention"]
+    assert agreement["jaccard"] == result["jaccard"]["mean"]["attention"]
+    assert result["parts"]["test"]["images"] == len(rows)
     cases = np.load(whole / "evaluation" / "test_cases.npz")
     assert cases["image"].shape[1:] == (32, 32, 3)
     np.testing.assert_allclose(cases["map/attention"].sum((2, 3)), 1, atol=1e-5)

@@ -92,7 +92,8 @@ def test_averages_are_those_of_scikit_learn():
             labels, predicted, average=average
         )
         auc = sklearn.metrics.roc_auc_score(labels, scores, multi_class="ovr", average=average)
-        assert list(result[average].values()) == pytest.approx([p, r, f, auc])
+        ours = [result[average][measure] for measure in metrics.MEASURES]
+        assert ours == pytest.approx([p, r, f, auc])
     assert result["balanced_accuracy"] == pytest.approx(
         sklearn.metrics.balanced_accuracy_score(labels, predicted)
     )
@@ -223,7 +224,8 @@ def test_detection_on_degenerate_input():
     none = metrics.detection(np.zeros(3, bool), scores)
     assert none["auc"] is none["average_precision"] is none["at_sensitivity"] is None
     assert none["at_threshold"] == {
-        "threshold": 0.5, "recall": None, "precision": 0.0, "specificity": pytest.approx(2 / 3)
+        "threshold": 0.5, "recall": None, "precision": 0.0, "specificity": pytest.approx(2 / 3),
+            "npv": 1.0,
     }  # fmt: skip
     only = metrics.detection(np.ones(3, bool), scores)
     assert only["auc"] is None
@@ -274,3 +276,45 @@ def test_given_decisions_are_measured_and_the_probabilities_keep_their_auc():
     assert (plain["balanced_accuracy"], decided["balanced_accuracy"]) == (0.5, 0.75)
     assert decided["confusion"]["counts"] == [[1, 1], [0, 2]]
     assert plain["macro"]["auc"] == decided["macro"]["auc"] == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_further_measures_by_trying_every_threshold(seed):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, 40)
+    scores = np.round(np.clip(rng.normal(0.4, 0.2, 40) + 0.2 * labels, 0, 1), 1 + seed % 2)
+    found = metrics.classification(
+        labels, np.stack([1 - scores, scores], 1), ("no", "yes"), sensitivity=0.8, specificity=0.7
+    )["per_class"]["yes"]
+    positive, called = labels == 1, scores > 0.5
+    assert found["specificity"] == pytest.approx((~called & ~positive).sum() / (~positive).sum())
+    assert found["npv"] == pytest.approx((~called & ~positive).sum() / (~called).sum())
+    assert found["average_precision"] == pytest.approx(
+        sklearn.metrics.average_precision_score(positive, scores)
+    )
+    points = [
+        (scores[~positive] >= t).mean() + 1j * (scores[positive] >= t).mean()
+        for t in [2, *np.unique(scores)[::-1]]
+    ]
+    false, true = np.real(points), np.imag(points)
+    assert found["sensitivity_at_specificity"] == true[1 - false >= 0.7 - 1e-9].max()
+    assert found["specificity_at_sensitivity"] == (1 - false)[true >= 0.8 - 1e-9].max()
+    # The area to the right of the curve, above a sensitivity of .8: a fine sum over sensitivities,
+    # each at the false positive rate of the straight line between points.
+    steps = (np.arange(200_000) + 0.5) / 1e6 + 0.8
+    order = np.lexsort((false, true))
+    right = np.interp(steps, true[order], false[order])
+    assert found["partial_auc"] == pytest.approx((1 - right).mean() * 0.2, abs=1e-4)
+
+
+def test_measures_of_constant_scores_and_of_one_class():
+    constant = metrics.classification(np.array([0, 1, 1]), np.full((3, 2), 0.5), ("a", "b"))
+    row = constant["per_class"]["b"]
+    assert row["average_precision"] == pytest.approx(2 / 3)
+    assert row["partial_auc"] == pytest.approx(0.02)
+    assert row["sensitivity_at_specificity"] == row["specificity_at_sensitivity"] == 0
+    assert constant["per_class"]["a"]["npv"] is None  # nothing is called b
+    one = metrics.classification(np.array([0, 0]), np.array([[0.9, 0.1], [0.2, 0.8]]), ("a", "b"))
+    assert one["per_class"]["a"]["specificity"] is one["per_class"]["a"]["partial_auc"] is None
+    assert one["macro"]["specificity"] is one["specificity"] is None
+    json.dumps([constant, one], allow_nan=False)
