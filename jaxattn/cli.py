@@ -9,11 +9,12 @@ from absl import app, flags, logging
 
 from jaxattn.errors import InputError, invalid, unknown
 
-#: Modules with ``define_flags()`` and ``main(argv)``, by command.
+#: Modules with ``define_flags()`` and ``main(argv)``, by command; ``POSITIONAL`` if true.
 COMMANDS = {
     "train": "jaxattn.train",
     "evaluate": "jaxattn.evaluate",
     "prepare": "jaxattn.prepare",
+    "compare": "jaxattn.compare",
     "cross-validate": "jaxattn.cross_validate",
     "report": "jaxattn.report.__main__",
 }
@@ -31,7 +32,7 @@ def main() -> None:
     module = importlib.import_module(COMMANDS[command])
     sys.argv = [f"jaxattn {command}", *sys.argv[2:]]
     module.define_flags()
-    run_main(module.main)
+    run_main(module.main, positional=getattr(module, "POSITIONAL", False))
 
 
 def define_config_flags(workdir_help: str) -> None:
@@ -72,15 +73,17 @@ def workdir() -> Path:
     return Path(flags.FLAGS.workdir or f"runs/{Path(_split(file)[0]).stem}").expanduser()
 
 
-def run_main(main: Callable[[list[str]], object]) -> None:
+def run_main(main: Callable[[list[str]], object], positional: bool = False) -> None:
     """Runs a command line: parses absl flags, calls ``main(argv)`` and exits.
+
+    Arguments that are no flags are an error, unless the command takes them: ``argv[1:]``.
 
     An `InputError` prints as ``error: ...`` on stderr with exit status 2; Ctrl-C exits with 130.
     """
 
     def guarded(argv: list[str]) -> int:
         try:
-            if argv[1:]:
+            if argv[1:] and not positional:
                 raise invalid("command line", "only flags", repr(" ".join(argv[1:])))
             main(argv)
         except InputError as error:

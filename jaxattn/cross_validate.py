@@ -71,7 +71,8 @@ def summary(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         results: What `evaluate.evaluate` returned for each fold; two or more.
 
     Returns:
-        By name: ``mean``, ``deviation`` and ``values``, one per fold; None where a fold has none.
+        By name: ``mean``, ``deviation``, ``population_deviation`` (divisor n, as Gessert et al.
+        2019 print it) and ``values``, one per fold; None where a fold has none.
     """
     columns = {
         name: [measure(result["metrics"]) for result in results]
@@ -86,6 +87,7 @@ def summary(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         found[name] = {
             "mean": statistics.mean(known) if whole else None,
             "deviation": statistics.stdev(known) if whole and len(known) > 1 else None,
+            "population_deviation": statistics.pstdev(known) if whole else None,
             "values": values,
         }
     return found
@@ -93,12 +95,15 @@ def summary(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     """A Markdown table in per cent, to one decimal as in the paper."""
-    lines = ["| measure | mean ± deviation | folds |", "|---|---|---|"]
+    lines = ["| measure | mean ± deviation (n - 1) | ± as the paper's (n) | folds |"]
+    lines.append("|---|---|---|---|")
     for name, row in found.items():
         values = ", ".join("-" if v is None else f"{100 * v:.1f}" for v in row["values"])
         spread = "" if row["deviation"] is None else f" ± {100 * row['deviation']:.1f}"
         mean = "-" if row["mean"] is None else f"{100 * row['mean']:.1f}"
-        lines.append(f"| {name} | {mean}{spread} | {values} |")
+        population = row["population_deviation"]
+        published = "-" if population is None else f"± {100 * population:.1f}"
+        lines.append(f"| {name} | {mean}{spread} | {published} | {values} |")
     return "\n".join(lines) + "\n"
 
 

@@ -153,7 +153,7 @@ def command(monkeypatch, capsys):
             module.define_flags()
             own = set(flags.FLAGS) - before
             with pytest.raises(SystemExit) as ended:
-                cli.run_main(module.main)
+                cli.run_main(module.main, positional=getattr(module, "POSITIONAL", False))
         finally:
             flags.FLAGS.unparse_flags()
             for name in set(flags.FLAGS) - before:

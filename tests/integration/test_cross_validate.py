@@ -116,15 +116,26 @@ def test_all_folds_resume_and_are_summed_up(tiny_config, tmp_path):
     values = [result["metrics"]["balanced_accuracy"] for result in results]
     assert found["MC-sensitivity"]["mean"] == pytest.approx(np.mean(values))
     assert found["MC-sensitivity"]["deviation"] == pytest.approx(np.std(values, ddof=1))
+    assert found["MC-sensitivity"]["population_deviation"] == pytest.approx(np.std(values))
 
 
 def test_table_is_in_per_cent_and_says_what_is_unknown():
     found = {
-        "MC-sensitivity": {"mean": 0.748, "deviation": 0.008, "values": [0.74, 0.756]},
-        "AUC df": {"mean": None, "deviation": None, "values": [None, 0.9]},
+        "MC-sensitivity": {
+            "mean": 0.748,
+            "deviation": 0.0113,
+            "population_deviation": 0.008,
+            "values": [0.74, 0.756],
+        },
+        "AUC df": {
+            "mean": None,
+            "deviation": None,
+            "population_deviation": None,
+            "values": [None, 0.9],
+        },
     }
     assert cross_validate.table(found).splitlines()[2:] == [
-        "| MC-sensitivity | 74.8 ± 0.8 | 74.0, 75.6 |",
+        "| MC-sensitivity | 74.8 ± 1.1 | ± 0.8 | 74.0, 75.6 |",
         "| AUC df | - | -, 90.0 |",
     ]
 
