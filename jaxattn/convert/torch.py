@@ -7,7 +7,7 @@ kernels of convolutions from OIHW to HWIO, of dense layers from (out, in) to (in
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from flax import traverse_util
 
 from jaxattn.errors import InputError, invalid
 from jaxattn.models import registry
-from jaxattn.models.backbones import Entry
+from jaxattn.models.backbones import Backbone, Entry
 from jaxattn.state import Variables
 
 #: What a state dict may hold beside what we want: counters, and Inception-v3's second classifier,
@@ -129,8 +129,7 @@ def from_state_dict(
             f"{model}_cadene for {source}, which has pretrainedmodels' names",
             f"{model}, whose first pool pads differently",
         )
-    assert entry.torch_names
-    name_of = entry.torch_names(backbone)
+    name_of = _naming(entry, backbone, given)
     head = given.get(f"{name_of('logits')}.weight")
     if num_classes is None and head is not None:
         num_classes = len(head)
@@ -164,6 +163,12 @@ def _entry(model: str) -> Entry:
     if not isinstance(entry, Entry) or not entry.torch_names:
         raise invalid("--model", "a model of PyTorch's, torch_…", repr(model))
     return entry
+
+
+def _naming(entry: Entry, backbone: Backbone, given: Mapping[str, Any]) -> Callable[[str], str]:
+    """The names of our layers that fit a state dict best: PyTorch's, or another package's."""
+    namings = [make(backbone) for make in (entry.torch_names, entry.torch_aliases) if make]
+    return max(namings, key=lambda name_of: f"{name_of('logits')}.weight" in given)
 
 
 def _shapes(model: str, num_classes: int) -> dict[str, tuple[int, ...]]:

@@ -1,8 +1,8 @@
 """Convolution of images: ``lax.conv_general_dilated``, rewritten where XLA's CPU backend is slow.
 
-On a CPU, unpadded 1×1 convolutions and grouped ones become matrix products (`jaxattn.ops.cpu`), and
-the activations and gradients that the backward pass reads twice are not recomputed
-(`jaxattn.ops.cpu.no_fuse`). On other backends everything is ``lax.conv_general_dilated``.
+On a CPU, unpadded 1×1 convolutions and grouped ones become matrix products and depthwise ones sums
+over taps (`jaxattn.ops.cpu`), and the activations and gradients that the backward pass reads twice
+are not recomputed (`jaxattn.ops.cpu.no_fuse`). On other backends everything is ``lax.conv_general_dilated``.
 """
 
 import functools
@@ -13,6 +13,7 @@ import jax
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxattn.ops.cpu.depthwise_conv import depthwise_conv, depthwise_conv_gradients
 from jaxattn.ops.cpu.grouped_conv import grouped_conv
 from jaxattn.ops.cpu.no_fuse import no_fuse
 from jaxattn.ops.cpu.pointwise_conv import pointwise_conv, pointwise_conv_gradients
@@ -77,6 +78,8 @@ def conv_general_dilated(
     pads = tuple((int(before), int(after)) for before, after in padding)
     if feature_group_count == 1:
         return _conv(lhs, rhs, strides, pads, precision)
+    if feature_group_count == lhs.shape[-1] == rhs.shape[-1]:
+        return _depthwise(lhs, rhs, strides, pads, precision)
     settings = (strides, pads, feature_group_count, precision)
     return lax.platform_dependent(
         lhs,
@@ -101,10 +104,16 @@ def _lax_conv(
 
 
 def _lax_gradients(
-    x: Array, kernel: Array, gradient: Array, strides: Strides, pads: Pads, precision: Any
+    x: Array,
+    kernel: Array,
+    gradient: Array,
+    strides: Strides,
+    pads: Pads,
+    groups: int,
+    precision: Any,
 ) -> tuple[Array, Array]:
     """Gradients of the images and the kernel, as ``lax`` computes them."""
-    settings = (strides, pads, 1, precision)
+    settings = (strides, pads, groups, precision)
     to_image = jax.linear_transpose(lambda x: _lax_conv(x, kernel, *settings), x)
     to_kernel = jax.linear_transpose(lambda kernel: _lax_conv(x, kernel, *settings), kernel)
     return *to_image(gradient), *to_kernel(gradient)
@@ -137,7 +146,7 @@ def _conv_forward(x, kernel, strides, pads, precision):
 
 def _conv_backward(strides, pads, precision, residuals, gradient):
     def default(x, kernel, gradient):
-        return _lax_gradients(x, kernel, gradient, strides, pads, precision)
+        return _lax_gradients(x, kernel, gradient, strides, pads, 1, precision)
 
     def cpu(x, kernel, gradient):
         # Otherwise XLA computes it once for each of the two gradients.
@@ -150,3 +159,30 @@ def _conv_backward(strides, pads, precision, residuals, gradient):
 
 
 _conv.defvjp(_conv_forward, _conv_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _depthwise(x: Array, kernel: Array, strides: Strides, pads: Pads, precision: Any) -> Array:
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=lambda x, kernel: depthwise_conv(x, kernel, strides, pads),
+        default=lambda x, kernel: _lax_conv(x, kernel, strides, pads, x.shape[-1], precision),
+    )
+
+
+def _depthwise_forward(x, kernel, strides, pads, precision):
+    return _depthwise(x, kernel, strides, pads, precision), (x, kernel)
+
+
+def _depthwise_backward(strides, pads, precision, residuals, gradient):
+    def default(x, kernel, gradient):
+        return _lax_gradients(x, kernel, gradient, strides, pads, x.shape[-1], precision)
+
+    def cpu(x, kernel, gradient):
+        return depthwise_conv_gradients(x, kernel, gradient, strides, pads)
+
+    return lax.platform_dependent(*residuals, gradient, cpu=cpu, default=default)
+
+
+_depthwise.defvjp(_depthwise_forward, _depthwise_backward)

@@ -200,6 +200,7 @@ class Entry:
             returns ``(network, input layer) -> output layer`` by endpoint; None if Keras has none.
         torch_names: What PyTorch calls its layers, to convert PyTorch weights: takes the backbone,
             returns ``path -> name``; None if PyTorch has none.
+        torch_aliases: What another package of PyTorch weights calls them, likewise.
     """
 
     make: Callable[..., Backbone]
@@ -209,6 +210,7 @@ class Entry:
     licence: str = ""
     keras_layers: Callable[[Any], dict[str, Callable[[Network, Layer], Layer]]] | None = None
     torch_names: Callable[[Any], Callable[[str], str]] | None = None
+    torch_aliases: Callable[[Any], Callable[[str], str]] | None = None
 
 
 #: Backbones by name; each is a classifier of that name too, see ``jaxattn.models.registry``.

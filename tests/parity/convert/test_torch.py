@@ -29,6 +29,9 @@ def timm(name):
 
 NETWORKS = {
     "torch_densenet121": lambda: torchvision().models.densenet121(num_classes=5),
+    "torch_efficientnet_lite0": lambda: timm("tf_efficientnet_lite0"),
+    "torch_efficientnet_lite0_timm": lambda: timm("efficientnet_lite0"),
+    "torch_efficientnet_lite3": lambda: timm("tf_efficientnet_lite3"),
     "torch_inception_v3": lambda: torchvision().models.inception_v3(
         num_classes=5, init_weights=False, transform_input=False
     ),
@@ -69,6 +72,8 @@ STEMS = {
     },
 }  # fmt: skip
 
+LITE = {"bn1": "stem", "bn2": "head", "global_pool": "global_pool", "classifier": "logits"}
+
 
 def endpoint(name, module):
     """Our endpoint of a module's name, if there is one."""
@@ -76,7 +81,9 @@ def endpoint(name, module):
         return f"conv{int(block[1]) + 1}_block{int(block[2]) + 1}"
     if layer := re.fullmatch(r"features\.denseblock(\d)\.denselayer(\d+)", module):
         return f"conv{int(layer[1]) + 1}_block{layer[2]}"
-    return STEMS[name].get(module)
+    if block := re.fullmatch(r"blocks\.(\d)\.(\d+)", module):
+        return f"block{int(block[1]) + 1}_{int(block[2]) + 1}"
+    return STEMS.get(name, LITE).get(module)
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""The grouped convolution against ``lax``'s: values and gradients."""
+"""Grouped and depthwise convolutions against ``lax``'s: values and gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,11 @@ CASES = [
     ((3, 3, 2, 8), 4, (2, 1), "VALID"),
     ((1, 1, 4, 6), 2, (1, 1), "VALID"),
     ((2, 3, 1, 8), 8, (1, 2), ((0, 2), (-1, 1))),
+    ((3, 3, 1, 5), 5, (1, 1), "SAME"),
+    ((5, 5, 1, 5), 5, (2, 2), "SAME"),
+    ((5, 3, 1, 4), 4, (2, 3), "VALID"),
+    ((3, 3, 1, 4), 4, (2, 2), ((1, 1), (1, 1))),
+    ((3, 3, 1, 8), 4, (1, 1), "SAME"),
 ]
 
 
@@ -41,12 +46,13 @@ def test_values_and_gradients_are_those_of_lax(kernel_shape, groups, strides, pa
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
-def test_a_layer_in_groups_takes_it_on_a_cpu():
+@pytest.mark.parametrize("groups", [4, 8])
+def test_a_layer_in_groups_takes_it_on_a_cpu(groups):
     """No grouped convolution is left in the program that a CPU runs."""
     x = jnp.ones((1, 8, 8, 8))
-    layer = Conv(8, (3, 3), feature_group_count=4)
+    layer = Conv(8, (3, 3), feature_group_count=groups)
     variables = layer.init(jax.random.key(0), x)
     program = jax.jit(layer.apply).lower(variables, x).compile().as_text()
     assert "feature_group_count" not in program
-    plain = nn.Conv(8, (3, 3), feature_group_count=4).apply(variables, x)
+    plain = nn.Conv(8, (3, 3), feature_group_count=groups).apply(variables, x)
     np.testing.assert_allclose(layer.apply(variables, x), plain, atol=1e-5)
