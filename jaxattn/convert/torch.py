@@ -18,6 +18,7 @@ import safetensors
 import safetensors.numpy
 from flax import traverse_util
 
+from jaxattn.convert import torch_files
 from jaxattn.errors import InputError, invalid
 from jaxattn.models import registry
 from jaxattn.models.backbones import Backbone, Entry
@@ -48,7 +49,7 @@ def load(path: Path, model: str, num_classes: int | None = None) -> Variables:
     """Reads a file of PyTorch weights.
 
     Args:
-        path: A ``.safetensors`` file; or one that ``torch.save`` wrote, which needs PyTorch.
+        path: A ``.safetensors`` file, or one that ``torch.save`` wrote.
         model: One of `registry.names()` that has a backbone of PyTorch's: ``torch_densenet121``.
         num_classes: Number of classes; by default, what the file has. A file without classifier
             gives variables without.
@@ -78,24 +79,14 @@ def read(path: Path) -> dict[str, np.ndarray]:
             raise InputError(
                 f"{path}: cannot be read ({error}), a .safetensors file wanted"
             ) from error
-    try:
-        import torch
-    except ImportError as error:
-        raise InputError(
-            f"{path}: given without PyTorch installed, which alone reads it; PyTorch or a "
-            ".safetensors file wanted"
-        ) from error
-    try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # PyTorch raises whatever its unpickler does
-        raise InputError(
-            f"{path}: PyTorch cannot read it ({error}), a state dict wanted"
-        ) from error
+    state: Any = torch_files.read(path)
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]  # a training checkpoint
-    if not isinstance(state, Mapping) or not all(hasattr(v, "numpy") for v in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(array, np.ndarray) for array in state.values()
+    ):
         raise InputError(f"{path}: holds {type(state).__name__}, a state dict wanted")
-    return {name: tensor.float().numpy() for name, tensor in state.items()}
+    return {name: array.astype(np.float32) for name, array in state.items()}
 
 
 def from_state_dict(

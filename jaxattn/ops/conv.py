@@ -2,7 +2,8 @@
 
 On a CPU, unpadded 1×1 convolutions and grouped ones become matrix products and depthwise ones sums
 over taps (`jaxattn.ops.cpu`), and the activations and gradients that the backward pass reads twice
-are not recomputed (`jaxattn.ops.cpu.no_fuse`). On other backends everything is ``lax.conv_general_dilated``.
+are not recomputed (`jaxattn.ops.cpu.no_fuse`). On other backends everything is
+``lax.conv_general_dilated``.
 """
 
 import functools

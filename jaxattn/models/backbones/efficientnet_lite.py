@@ -3,10 +3,10 @@
 EfficientNet is Tan and Le 2019, arXiv:1905.11946; the Lite variants are defined by the TensorFlow
 TPU repository (Apache-2.0), and so are their weights, which PyTorch packages and timm's
 ``tf_efficientnet_lite0`` … ``4`` carry. Padding is TensorFlow's SAME, batch norm has epsilon 1e-3
-and momentum 0.99, images are scaled to [-1, 1]. With ``framework="torch"`` the network is timm's own
-``efficientnet_lite0``: padded on both sides alike, epsilon 1e-5 and, as Flax counts it, momentum
-0.9, for ``imagenet`` images. Stem and head keep their width and the first and last stage their
-depth in all variants.
+and momentum 0.99, images are scaled to [-1, 1]. With ``framework="torch"`` the network is timm's
+own ``efficientnet_lite0``: padded on both sides alike, epsilon 1e-5 and, as Flax counts it,
+momentum 0.9, for ``imagenet`` images. Stem and head keep their width and the first and last stage
+their depth in all variants.
 
 Endpoints, in order, with their shapes for Lite0 and images of 224 × 224:
 
@@ -190,9 +190,7 @@ def block_names(depth: float) -> list[tuple[str, Stage, int]]:
     return [
         (f"block{i}_{j}", stage, stage.stride if j == 1 else 1)
         for i, stage in enumerate(STAGES, 1)
-        for j in range(
-            1, 1 + (stage.blocks if i in (1, last) else math.ceil(stage.blocks * depth))
-        )
+        for j in range(1, 1 + (stage.blocks if i in (1, last) else math.ceil(stage.blocks * depth)))
     ]
 
 

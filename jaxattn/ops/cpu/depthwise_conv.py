@@ -1,11 +1,12 @@
 """Depthwise convolution for XLA's CPU backend: a sum over the kernel's taps, element by element.
 
-That backend computes a depthwise convolution as a general one. This is 5 to 15 times as fast
-forwards and 20 to 40 times backwards (``benchmarks/README.md``).
+That backend computes a depthwise convolution as a general one. This takes a tenth of
+the time forwards and less than a twentieth backwards.
 """
 
 import functools
 import operator
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jax import lax
@@ -17,7 +18,10 @@ Pads = tuple[tuple[int, int], ...]
 
 
 def depthwise_conv(
-    x: Float[Array, "B H W C"], kernel: Float[Array, "h w 1 C"], strides: tuple[int, int], pads: Pads
+    x: Float[Array, "B H W C"],
+    kernel: Float[Array, "h w 1 C"],
+    strides: tuple[int, int],
+    pads: Pads,
 ) -> Float[Array, "B h_out w_out C"]:
     """``lax.conv_general_dilated`` with ``feature_group_count=C`` and one filter per channel.
 
@@ -35,7 +39,7 @@ def depthwise_conv(
         for side, window, stride in zip(padded.shape[1:3], (height, width), strides, strict=True)
     ]
     taps = (
-        _window(padded, i, j, sides, strides) * kernel[i, j]
+        _window(padded, i, j, sides, strides) * kernel[None, None, i, j]
         for i in range(height)
         for j in range(width)
     )
@@ -91,7 +95,7 @@ def _padded(x: Array, pads: Pads) -> Array:
     return lax.pad(x, zero, [(0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0)])
 
 
-def _window(x: Array, i: int, j: int, sides: tuple[int, ...] | list[int], strides: tuple[int, int]):
+def _window(x: Array, i: int, j: int, sides: Sequence[int], strides: tuple[int, int]) -> Array:
     """What tap (i, j) reads."""
     (rows, columns), (down, across) = sides, strides
     last_row, last_column = i + (rows - 1) * down + 1, j + (columns - 1) * across + 1
