@@ -28,6 +28,7 @@ OPEN = (
     "loss.options.",
     "loss.class_weights.",
     "loss.maps.weights.",
+    "optimizer.rates.",
 )
 
 
@@ -134,6 +135,9 @@ def base() -> ConfigDict:
             b2=0.999,
             eps=1e-8,
             momentum=0.9,  # sgd
+            clip_norm=0.0,  # largest global norm of the gradients; 0: any
+            layer_decay=1.0,  # each layer's rate as a share of the next layer's
+            rates=ConfigDict(),  # by layer, or the first part of its name: multiplies its rate
         )
     )
     config.ema_decay = 0.0  # of the exponential moving average of the variables; 0: none

@@ -1,6 +1,8 @@
 """Optimizers and learning-rate schedules by name: optax's, and Keras' Adam."""
 
 import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -89,17 +91,68 @@ def _staircase(config: ConfigDict, steps_per_epoch: int, warmup: int) -> optax.S
 
 
 def make(
-    config: ConfigDict, total_steps: int, steps_per_epoch: int = 1
+    config: ConfigDict,
+    total_steps: int,
+    steps_per_epoch: int = 1,
+    layers: Callable[[], Sequence[str]] = lambda: (),
 ) -> optax.GradientTransformation:
     """The optimizer of ``config.optimizer``.
 
-    Weight decay is decoupled in ``adamw`` and added to the gradient in ``sgd``, as in PyTorch. It
-    acts on kernels only, or with ``decay='all'`` on biases and batch norm too, PyTorch's default.
+    Gradients are clipped first, to a global norm of ``clip_norm`` (Pascanu et al. 2013). Weight
+    decay is decoupled in ``adamw`` and added to the gradient in ``sgd``, as in PyTorch. It acts on
+    kernels only, or with ``decay='all'`` on biases and batch norm too, PyTorch's default. Last,
+    each layer's update is multiplied by its `layer_rates`.
+
+    Args:
+        config: ``config.optimizer``.
+        total_steps: See `schedule`.
+        steps_per_epoch: See `schedule`.
+        layers: Returns the model's layers in the order of the forward pass, see
+            `jaxattn.models.registry.layers`; called if there are rates by layer.
 
     Raises:
-        InputError: Unknown optimizer, schedule or decay.
+        InputError: Unknown optimizer, schedule or decay, or rates of no layer.
     """
-    rate = schedule(config, total_steps, steps_per_epoch)
+    parts = [_plain(config, schedule(config, total_steps, steps_per_epoch))]
+    if config.clip_norm:
+        parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
+    if config.rates or config.layer_decay != 1:
+        rates = layer_rates(config, layers())
+        parts.append(optax.stateless(lambda updates, _: _by_layer(rates, updates)))
+    return optax.chain(*parts) if len(parts) > 1 else parts[0]
+
+
+def layer_rates(config: ConfigDict, layers: Sequence[str]) -> dict[str, float]:
+    """What multiplies the learning rate of each layer.
+
+    ``layer_decay`` gives each layer that share of the next one's rate; the last layer's is 1 (Clark
+    et al. 2020, section 3.1). ``rates`` multiplies the layers whose names begin as it says.
+
+    Raises:
+        InputError: ``rates`` names no layer.
+    """
+    rates = {name: config.layer_decay ** (len(layers) - 1 - i) for i, name in enumerate(layers)}
+    for start, factor in config.rates.items():
+        named = [name for name in layers if name == start or name.startswith(f"{start}/")]
+        if not named:
+            starts = {name.partition("/")[0] for name in layers}
+            raise unknown("optimizer.rates", start, starts | set(layers))
+        for name in named:
+            rates[name] *= factor
+    return rates
+
+
+def _by_layer(rates: Mapping[str, float], updates: optax.Updates) -> optax.Updates:
+    def scaled(path: Any, update: jax.Array) -> jax.Array:
+        names = [key.key for key in path]
+        layer = next(each for n in (2, 1) if (each := "/".join(names[:n])) in rates)
+        return rates[layer] * update
+
+    return jax.tree_util.tree_map_with_path(scaled, updates)
+
+
+def _plain(config: ConfigDict, rate: optax.Schedule) -> optax.GradientTransformation:
+    """The optimizer, with the same rate for all layers."""
     if config.decay not in DECAYS:
         raise unknown("optimizer.decay", config.decay, DECAYS)
     decayed = functools.partial(_decayed, config.decay == "all")

@@ -109,8 +109,13 @@ def setup(config: ConfigDict, mesh: Mesh | None = None) -> Training:
     )
     crops = Crops(**config.crops)
     steps_per_epoch = _steps_per_epoch(config, sampler)
-    optimizer = optimizers.make(config.optimizer, config.epochs * steps_per_epoch, steps_per_epoch)
     shape = crops.input_shape(*height_width(config.dataset.image_size))
+    optimizer = optimizers.make(
+        config.optimizer,
+        config.epochs * steps_per_epoch,
+        steps_per_epoch,
+        lambda: models.layers(model, shape),
+    )
 
     def create() -> TrainState:
         key = jax.random.key(config.seed)

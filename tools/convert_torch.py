@@ -2,11 +2,12 @@
 
     python tools/convert_torch.py --model=NAME --weights=FILE --out=DIR [--num_classes=N]
 
-FILE is a .safetensors file, or a state dict that torch.save wrote; PyTorch is not needed. NAME is one of our models: torch_inception_v3, torch_densenet121, torch_resnet34, torch_resnet50 and
+FILE is a .safetensors file, or a state dict that torch.save wrote; PyTorch is not needed. NAME is
+one of our models: torch_inception_v3, torch_densenet121, torch_resnet34, torch_resnet50 and
 torch_vgg16_bn for those of torchvision, torch_se_resnext50 for timm's seresnext50_32x4d,
 torch_se_resnext50_cadene for that of pretrainedmodels, which timm calls legacy,
-torch_efficientnet_lite0 to 4 for TensorFlow's weights in PyTorch packages and timm. A file without a
-classifier gives a backbone alone. DIR is what --config.init_from starts training from.
+torch_efficientnet_lite0 to 4 for TensorFlow's weights in PyTorch packages and timm. A file without
+a classifier gives a backbone alone. DIR is what --config.init_from starts training from.
 """
 
 import hashlib

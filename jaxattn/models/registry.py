@@ -14,6 +14,7 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -102,6 +103,30 @@ def create(name: str, num_classes: int, *, dtype: Any = jnp.float32, **options: 
         if option not in model.options:
             raise unknown(f"model.{option}", option, model.options)
     return model.module(num_classes=num_classes, dtype=dtype, **model.fixed, **options)
+
+
+def layers(model: nn.Module, input_shape: tuple[int, ...]) -> list[str]:
+    """The model's layers that have parameters, in the order of the forward pass; computes nothing.
+
+    Args:
+        model: A classifier.
+        input_shape: Of one input, see `jaxattn.state.create`.
+
+    Returns:
+        Names below ``params``; those of the backbone's endpoints for the backbone:
+        ``backbone/block1_1``, …, ``logits``.
+    """
+    names: list[str] = []
+
+    def trace(images: jax.Array) -> int:
+        params = model.init(jax.random.key(0), images, train=False)["params"]
+        for name, inner in params.items():  # in the order in which they were made
+            inside = inner if name == "backbone" else ()
+            names.extend([f"{name}/{each}" for each in inside] or [name])
+        return 0
+
+    jax.eval_shape(trace, jax.ShapeDtypeStruct((1, *input_shape), jnp.float32))
+    return names
 
 
 def _register_published() -> None:

@@ -3,10 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import traverse_util
+from ml_collections import ConfigDict
 
 from jaxattn import optimizers
 from jaxattn.config import base
 from jaxattn.errors import InputError
+from jaxattn.models import registry
 
 
 def config(**fields):
@@ -131,3 +134,42 @@ def test_wrong_decay_or_steps_are_one_clear_error():
         optimizers.make(config(name="sgd", decay="kernel"), 1)
     with pytest.raises(InputError, match="optimizer.step_epochs: expected at least 1, got 0"):
         optimizers.make(config(name="sgd", step_epochs=0), 1)
+
+
+def test_rates_by_layer():
+    """Sgd without momentum: the step of each layer is its rate."""
+    given = config(name="sgd", learning_rate=1.0, momentum=0.0, layer_decay=0.5)
+    given.weight_decay, given.rates = 0.0, ConfigDict({"backbone": 0.1, "logits": 3.0})
+    layers = ["backbone/conv1", "backbone/conv2", "attention", "logits"]
+    start = {
+        "backbone": {"conv2": {"kernel": jnp.zeros(2)}, "conv1": {"bn": {"bias": jnp.zeros(2)}}},
+        "attention": {"gamma": jnp.zeros(())},
+        "logits": {"kernel": jnp.zeros((2, 3))},
+    }
+    gradient = jax.tree.map(lambda leaf: leaf - 1.0, start)
+    (after,) = trajectory(optimizers.make(given, 1, layers=lambda: layers), start, [gradient])
+    wanted = {"backbone/conv1/bn/bias": 0.1 / 8, "backbone/conv2/kernel": 0.1 / 4,
+              "attention/gamma": 0.5, "logits/kernel": 3.0}  # fmt: skip
+    for path, leaf in traverse_util.flatten_dict(after, sep="/").items():
+        np.testing.assert_allclose(leaf, wanted[path], rtol=1e-6, err_msg=path)
+    given.rates = ConfigDict({"backbon": 0.1})
+    with pytest.raises(InputError, match="optimizer.rates: .*did you mean 'backbone'"):
+        optimizers.make(given, 1, layers=lambda: layers)
+
+
+def test_layers_are_those_of_the_forward_pass():
+    model = registry.create("torch_efficientnet_lite0", 3, attention="se", attention_at="block3_2")
+    names = registry.layers(model, (32, 32, 3))
+    blocks = [name.removeprefix("backbone/") for name in names if "block" in name]
+    assert blocks == sorted(blocks)
+    assert names[:2] == ["backbone/stem", "backbone/block1_1"]
+    assert names[-3:] == ["backbone/head", "backbone/logits", "attention"]  # what is new comes last
+
+
+def test_clipped_gradients_keep_their_direction():
+    given = config(name="sgd", learning_rate=1.0, momentum=0.0, clip_norm=1.0)
+    given.weight_decay = 0.0
+    start = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
+    gradients = [{"a": jnp.array([3.0]), "b": jnp.array([-4.0])}]
+    (after,) = trajectory(optimizers.make(given, 1), start, gradients)
+    np.testing.assert_allclose([after["a"][0], after["b"][0]], [-0.6, 0.8], rtol=1e-6)
