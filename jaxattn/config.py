@@ -100,7 +100,8 @@ def base() -> ConfigDict:
     )
     config.normalisation = ""  # see jaxattn.data.augment.NORMALISATIONS; "": the model's own
     config.model = ConfigDict(dict(name="attention_cnn"))  # and the model's own options
-    config.init_from = ""  # weights to start from: a folder of tools/convert_*.py, or a run
+    # Weights to start from: a folder of tools/convert_*.py, a run, or pretrained:NAME.
+    config.init_from = ""
     config.dtype = "float32"  # of the activations: float32, bfloat16
     config.loss = ConfigDict(  # see jaxattn.losses
         dict(

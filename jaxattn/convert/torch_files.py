@@ -50,7 +50,7 @@ class Opaque:
 class _Storage(NamedTuple):
     dtype: np.dtype
     key: str
-    count: int
+    length: int
     start: int  # of a view into another storage, elements
 
 
@@ -102,7 +102,7 @@ def _read_pickles(file: BinaryIO) -> Any:
     contents = {}
     for key in _Unpickler(file).load():
         (count,) = np.frombuffer(file.read(8), np.int64)
-        if count != storages[key].count:
+        if count != storages[key].length:
             raise ValueError(f"storage {key} holds {count} elements")
         contents[key] = file.read(int(count) * storages[key].dtype.itemsize)
     return _resolved(found, lambda storage: contents[storage.key])
@@ -146,10 +146,10 @@ def _tensor(
         raise ValueError("a tensor without a storage")
     offset += storage.start
     last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
-    if min((offset, *shape, *strides)) < 0 or math.prod(shape) > storage.count:
-        raise ValueError(f"a tensor of shape {shape} in {storage.count} elements")
-    if math.prod(shape) and last >= storage.count:
-        raise ValueError(f"a tensor that ends at {last} of {storage.count} elements")
+    if min((offset, *shape, *strides)) < 0 or math.prod(shape) > storage.length:
+        raise ValueError(f"a tensor of shape {shape} in {storage.length} elements")
+    if math.prod(shape) and last >= storage.length:
+        raise ValueError(f"a tensor that ends at {last} of {storage.length} elements")
     return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
@@ -161,8 +161,8 @@ def _resolved(value: Any, content: Callable[[_Storage], bytes]) -> Any:
         storage = tensor.storage
         if storage.key not in loaded:
             loaded[storage.key] = np.frombuffer(content(storage), storage.dtype)
-            if len(loaded[storage.key]) != storage.count:
-                raise ValueError(f"storage {storage.key} does not hold {storage.count} elements")
+            if len(loaded[storage.key]) != storage.length:
+                raise ValueError(f"storage {storage.key} does not hold {storage.length} elements")
         steps = [step * storage.dtype.itemsize for step in tensor.strides]
         elements = loaded[storage.key][tensor.offset :]
         return np.lib.stride_tricks.as_strided(elements, tensor.shape, steps).copy()

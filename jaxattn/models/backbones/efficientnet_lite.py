@@ -71,7 +71,7 @@ VARIANTS = (
     (1.4, 1.8, 300, 0.3),
 )
 #: Epsilon and momentum of batch norm, by framework.
-NORM: dict[str, dict[str, float]] = {
+NORM: dict[str, dict[str, Any]] = {
     "tensorflow": {"epsilon": 1e-3, "momentum": 0.99},
     "torch": {"epsilon": 1e-5, "momentum": 0.9},
 }
@@ -100,7 +100,7 @@ class EfficientNetLite(Backbone):
     def forward(self, x: Array, train: bool, endpoint: Endpoints) -> None:
         """The endpoints of this module's docstring."""
         norm, torch = NORM[self.framework], self.framework == "torch"
-        conv_bn = functools.partial(
+        conv_bn: Any = functools.partial(
             ConvBN, activate=False, kernel_init=HE_FAN_OUT, dtype=self.dtype, **norm
         )
         stem = conv_bn(STEM, (3, 3), 2, padding=_padding(3, torch), name="stem")
@@ -149,7 +149,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], *, train: bool) -> Float[Array, "B h w D"]:
         """Returns the block's output; there is no activation at its end."""
-        conv_bn = functools.partial(
+        conv_bn: Any = functools.partial(
             ConvBN, activate=False, kernel_init=HE_FAN_OUT, dtype=self.dtype, **NORM[self.framework]
         )
         inner = x.shape[-1] * self.expansion
