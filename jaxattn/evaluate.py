@@ -282,22 +282,31 @@ def make_predict_step(
     saliency: bool = False,
     target: int | None = None,
 ) -> Callable[..., Any]:
-    """The jitted prediction step of a config, see `steps.make_predict_step`.
+    """The jitted prediction step of a config, see `make_predict` and `steps.make_predict_step`."""
+    return steps.make_predict_step(make_predict(config, model, tta, saliency, target), mesh)
+
+
+def make_predict(
+    config: ConfigDict,
+    model: nn.Module,
+    tta: int = 1,
+    saliency: bool = False,
+    target: int | None = None,
+) -> steps.Predict:
+    """The prediction of a config, ``(variables, images) -> (probabilities, maps)``.
 
     Args:
         config: The config, resolved.
         model: Its model.
-        mesh: The devices.
-        tta: 1 or 8, see there.
+        tta: 1 or 8, see `steps.make_predict`.
         saliency: Whether to add the maps of ``evaluation.cam`` and ``evaluation.grad_cam``.
         target: The class they explain; None for the predicted class.
     """
     crops = Crops(**config.crops)
     layers = {"cam": config.evaluation.cam, "grad_cam": config.evaluation.grad_cam}
-    return steps.make_predict_step(
+    return steps.make_predict(
         model,
         preprocess.make_evaluation_preprocess(crops, config.normalisation),
-        mesh,
         crops=crops,
         tta=tta,
         saliency={

@@ -68,12 +68,12 @@ class ClassActivation:
         weights = gradients.astype(jnp.float32).mean((1, 2))
         maps = jnp.einsum("bhwc,bc->bhw", features.astype(jnp.float32), weights)
         maps = nn.relu(maps) if self.rectify else maps
-        return maps.reshape(len(images), -1, *maps.shape[1:])
+        return maps.reshape(images.shape[0], -1, *maps.shape[1:])
 
     def _chosen(self, logits: Float[Array, "B classes"]) -> Int[Array, " B"]:
         if self.target is None:
             return logits.argmax(-1)
-        return jnp.full(len(logits), self.target)
+        return jnp.full(logits.shape[0], self.target)
 
 
 def layers(model: nn.Module, variables: Variables, images: Any) -> dict[str, Any]:

@@ -27,6 +27,8 @@ Arrays = Mapping[str, Array]
 TrainingPreprocess = Callable[[Key[Array, ""], Array, Array | None], tuple[Array, Array | None]]
 #: ``(logits, maps, batch) -> (loss, metrics)``, see `jaxattn.losses.Loss`.
 LossFunction = Callable[[Array, Arrays, Arrays], tuple[Array, dict[str, Array]]]
+#: ``(variables, uint8 images) -> (probabilities, maps)``, see `make_predict`.
+Predict = Callable[[Variables, Array], tuple[Array, dict[str, Array]]]
 
 
 def pixels(field: str, data: Arrays, batch: Arrays) -> UInt8[Array, "batch height width *channels"]:
@@ -102,34 +104,31 @@ def make_train_step(
     )
 
 
-def make_predict_step(
+def make_predict(
     model: nn.Module,
     preprocess: Callable[[Array], Array],
-    mesh: Mesh,
     *,
     crops: Crops,
     tta: int = 1,
     saliency: Mapping[str, ClassActivation] | None = None,
-) -> Callable[[Variables, Arrays, Arrays], tuple[Float[Array, "batch classes"], dict[str, Array]]]:
-    """Makes the jitted ``(variables, data, batch) -> (probabilities, maps)``.
+) -> Predict:
+    """Makes ``(variables, images) -> (probabilities, maps)``, a pure function of uint8 images.
 
     Args:
         model: Called ``(images, *, train)``.
         preprocess: Crops and normalises uint8 images.
-        mesh: The devices.
         crops: Joins the probabilities and places the maps of an image's crops.
         tta: 1, or 8 for test-time augmentation: the mean probabilities over flips and quarter turns
             of square images. Maps are always those of the image itself.
         saliency: Class activation maps to add, by name.
     """
 
-    def predict(variables: Variables, images: Array) -> tuple[Array, dict[str, Array]]:
+    def once(variables: Variables, images: Array) -> tuple[Array, dict[str, Array]]:
         logits, maps = model.apply(variables, preprocess(images), train=False)
         return crops.combine(jax.nn.softmax(logits)), dict(maps)
 
-    def step(variables: Variables, data: Arrays, batch: Arrays):
-        images = pixels("image", data, batch)
-        probabilities, maps = predict(variables, images)
+    def predict(variables: Variables, images: Array):
+        probabilities, maps = once(variables, images)
         for name, explain in (saliency or {}).items():
             maps[name] = explain(model, variables, preprocess(images))
         maps = {name: crops.on_image(each, *images.shape[1:3]) for name, each in maps.items()}
@@ -139,8 +138,24 @@ def make_predict_step(
         turned = [(images, turns) for turns in (1, 2, 3)]
         turned += [(images[:, :, ::-1], turns) for turns in (0, 1, 2, 3)]
         for view, turns in turned:
-            probabilities += predict(variables, jnp.rot90(view, turns, axes=(1, 2)))[0]
+            probabilities += once(variables, jnp.rot90(view, turns, axes=(1, 2)))[0]
         return probabilities / tta, maps
+
+    return predict
+
+
+def make_predict_step(
+    predict: Predict, mesh: Mesh
+) -> Callable[[Variables, Arrays, Arrays], tuple[Float[Array, "batch classes"], dict[str, Array]]]:
+    """Makes the jitted ``(variables, data, batch) -> (probabilities, maps)``.
+
+    Args:
+        predict: See `make_predict`.
+        mesh: The devices.
+    """
+
+    def step(variables: Variables, data: Arrays, batch: Arrays):
+        return predict(variables, pixels("image", data, batch))
 
     same, split = replicated(mesh), batched(mesh)
     return jax.jit(

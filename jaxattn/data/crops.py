@@ -124,7 +124,7 @@ class Crops:
         if self.strategy == "none":
             return pixels
         part = pixels[:, *self.field(*pixels.shape[1:3])]
-        return jax.image.resize(part, (len(pixels), *self.shape, pixels.shape[-1]), "linear")
+        return jax.image.resize(part, (pixels.shape[0], *self.shape, pixels.shape[-1]), "linear")
 
     def field(self, height: int, width: int) -> tuple[slice, slice]:
         """The rows and columns of an image that evaluation sees and attention maps cover."""

@@ -115,7 +115,7 @@ class PatchClassifier(nn.Module):
             return dense(crops.sum(1))
         if self.head == "conv":
             return dense(nn.Dense(1, name="conv")(crops.swapaxes(1, 2))[..., 0])
-        return dense(crops.reshape(len(crops), -1))
+        return dense(crops.reshape(crops.shape[0], -1))
 
 
 MODELS["gessert2019"] = Model(PatchClassifier, 224, normalisation="unit")

@@ -38,7 +38,7 @@ class PatchAttention(nn.Module):
             each image, float32 in (0, 1), as maps of one position.
         """
         del train
-        means = x.astype(jnp.float32).reshape(len(x), -1).mean(1).reshape(-1, self.crops)
+        means = x.astype(jnp.float32).reshape(x.shape[0], -1).mean(1).reshape(-1, self.crops)
         weights = nn.sigmoid(nn.Dense(self.crops, name="dense")(means))
         per_input = weights.reshape(-1, *(1 for _ in x.shape[1:]))
         return (x * per_input).astype(x.dtype), weights[..., None, None]

@@ -49,4 +49,4 @@ def grouped_conv(
 
     taps = [tap(i, j) for i in range(height) for j in range(width)]
     total = functools.reduce(operator.add, taps)
-    return total.swapaxes(0, 1).reshape(len(x), *sides, features)
+    return total.swapaxes(0, 1).reshape(x.shape[0], *sides, features)

@@ -94,6 +94,6 @@ def max_pool_gradient(
             index = indices[part].astype(i.dtype)
             chosen = (index == i * width + j) & (i < height) & (j < width)
             total = total + jnp.where(chosen, gradient[part], 0)
-    total = total.reshape(len(gradient), rows * down, columns * across, -1)
+    total = total.reshape(gradient.shape[0], rows * down, columns * across, -1)
     (top, _), (left, _) = pads
     return total[:, top : top + shape[0], left : left + shape[1]]
