@@ -17,6 +17,8 @@ COMMANDS = {
     "compare": "jaxattn.compare",
     "cross-validate": "jaxattn.cross_validate",
     "report": "jaxattn.report.__main__",
+    "export": "jaxattn.export.__main__",
+    "demo": "jaxattn.demo.__main__",
 }
 
 

@@ -102,7 +102,7 @@ class Tiny(nn.Module):
         x = nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)(x)
         x = nn.Dropout(0.2, deterministic=not train)(nn.relu(x))
         scores = nn.Conv(2, (1, 1), dtype=self.dtype)(x).astype(jnp.float32)
-        maps = nn.softmax(scores.reshape(len(x), -1, 2), axis=1).reshape(scores.shape)
+        maps = nn.softmax(scores.reshape(x.shape[0], -1, 2), axis=1).reshape(scores.shape)
         pooled = jnp.einsum("bhwk,bhwc->bc", maps, x.astype(jnp.float32))
         logits = nn.Dense(self.num_classes)(jnp.concatenate([pooled, x.mean((1, 2))], -1))
         return logits, {"attention": maps.transpose(0, 3, 1, 2)}

@@ -50,7 +50,7 @@ def encode_image(path: Path, size: int | None) -> tuple[bytes, tuple[int, int], 
     try:
         data = path.read_bytes()
         with _opened(data, ("JPEG",)) as image:
-            given = _upright_size(image)
+            given = upright_size(image)
             wanted = _shrunk(given, size)
             if wanted == given:
                 image.load()
@@ -157,7 +157,7 @@ def decode_image(
             the pixels are those of what it wrote.
     """
     with _opened(source, FORMATS) as image:
-        given = _upright_size(image)
+        given = upright_size(image)
         wanted = _shrunk(given, prepared_size)
         if wanted != given:
             return decode_image(_small_jpeg(image, wanted), size, centre)
@@ -221,7 +221,7 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _upright_size(image: Image.Image) -> tuple[int, int]:
+def upright_size(image: Image.Image) -> tuple[int, int]:
     """``(width, height)`` as the image is seen."""
     return image.size[::-1] if _orientation(image) in (5, 6, 7, 8) else image.size
 

@@ -39,6 +39,12 @@ def python(site, cwd, *arguments):
     return done.stdout
 
 
+def test_pages_and_cards_are_in_it(site):
+    for name in ("demo/page.html.j2", "demo/demo.css", "demo/demo.js", "export/datasets.json"):
+        assert (site / "jaxattn" / name).is_file()
+    assert len(list((site / "jaxattn" / "export").glob("*.j2"))) == 2
+
+
 def test_a_run_outside_the_checkout(site, tmp_path):
     """Configs, the report's template and the papers' numbers are in the wheel."""
     fields = ("num_images=210", "image_size=32")
