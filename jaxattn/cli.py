@@ -1,13 +1,16 @@
 """The command line: ``jaxattn COMMAND`` and ``python -m jaxattn.COMMAND``, flags and errors."""
 
 import importlib
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from absl import app, flags, logging
 
+from jaxattn import signals
 from jaxattn.errors import InputError, invalid, unknown
+from jaxattn.files import MACHINE_ERRORS, expanded
 
 #: Modules with ``define_flags()`` and ``main(argv)``, by command; ``POSITIONAL`` if true.
 COMMANDS = {
@@ -20,6 +23,8 @@ COMMANDS = {
     "export": "jaxattn.export.__main__",
     "demo": "jaxattn.demo.__main__",
 }
+#: Commands that lose nothing when they are stopped at any time.
+RESUMABLE = ("train", "evaluate", "cross-validate", "report")
 
 
 def main() -> None:
@@ -31,6 +36,8 @@ def main() -> None:
             sys.exit(0 if command else 2)
         print(f"error: {unknown('jaxattn', command, COMMANDS)}", file=sys.stderr)
         sys.exit(2)
+    if command in RESUMABLE:
+        signals.install()  # before the import, which takes seconds
     module = importlib.import_module(COMMANDS[command])
     sys.argv = [f"jaxattn {command}", *sys.argv[2:]]
     module.define_flags()
@@ -60,6 +67,13 @@ def define_run_flag() -> None:
     define_plugin_flag()
 
 
+def define_out_flag() -> None:
+    """Defines ``--out``."""
+    flags.DEFINE_string(
+        "out", "", "Folder to write to, if not that of the run, which may be read-only."
+    )
+
+
 def define_plugin_flag() -> None:
     """Defines ``--plugin``."""
     flags.DEFINE_multi_string(
@@ -68,33 +82,46 @@ def define_plugin_flag() -> None:
 
 
 def workdir() -> Path:
-    """The folder of ``--workdir``; by default ``runs/`` and the name of the config."""
+    """The folder of ``--workdir``; by default ``runs/``, the config's name and its arguments."""
     from ml_collections import config_flags
 
-    file = config_flags.get_config_filename(flags.FLAGS["config"])
-    return Path(flags.FLAGS.workdir or f"runs/{Path(_split(file)[0]).stem}").expanduser()
+    if flags.FLAGS.workdir:
+        return Path(flags.FLAGS.workdir).expanduser()
+    file, arguments = _split(config_flags.get_config_filename(flags.FLAGS["config"]))
+    variant = re.sub(r"[^\w.=-]", "_", arguments.removeprefix(":"))
+    smoke = "smoke" if flags.FLAGS.config.smoke else ""
+    return Path("runs", "_".join(filter(None, (Path(file).stem, variant, smoke))))
 
 
-def run_main(main: Callable[[list[str]], object], positional: bool = False) -> None:
-    """Runs a command line: parses absl flags, calls ``main(argv)`` and exits.
+def run_main(main: Callable[[list[str]], int | None], positional: bool = False) -> None:
+    """Runs a command line: parses absl flags, calls ``main(argv)`` and exits with its status.
 
     Arguments that are no flags are an error, unless the command takes them: ``argv[1:]``.
 
-    An `InputError` prints as ``error: ...`` on stderr with exit status 2; Ctrl-C exits with 130.
+    An `InputError` prints as ``error: ...`` on stderr with exit status 2, and so does what the
+    machine refuses: a full disk, a read-only folder. Ctrl-C exits with 130, or where
+    `jaxattn.signals` is installed with `signals.STOPPED`.
     """
 
     def guarded(argv: list[str]) -> int:
         try:
             if argv[1:] and not positional:
                 raise invalid("command line", "only flags", repr(" ".join(argv[1:])))
-            main(argv)
+            return main(argv) or 0
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
+        except OSError as error:
+            if error.errno not in MACHINE_ERRORS:
+                raise
+            print(f"error: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+            return 2
+        except signals.Stopped:
+            print("stopped; the same command goes on")
+            return signals.STOPPED
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130
-        return 0
 
     logging.set_verbosity(logging.WARNING)
     app.run(guarded, flags_parser=_parse)
@@ -103,10 +130,12 @@ def run_main(main: Callable[[list[str]], object], positional: bool = False) -> N
 def _parse(argv: list[str]) -> list[str]:
     """Parses flags; a wrong one is one sentence, not the traceback of a config's override."""
     try:
-        if "config" in flags.FLAGS:
-            # ml_collections reads overrides from sys.argv.
-            argv = sys.argv = [_found(argument) for argument in argv]
+        # ml_collections reads overrides from sys.argv.
+        argv = sys.argv = [_home(_found(argument)) for argument in argv]
         _import_plugins(argv)
+        if {"--help", "-h", "-help"} & set(argv):
+            _print_help(argv)
+            sys.exit(0)
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         # ml_collections wraps what a config file raised, traceback and all, into a flags.Error.
@@ -136,9 +165,34 @@ def _trust_working_directory() -> None:
         sys.path.append(str(Path.cwd()))
 
 
+def _print_help(argv: list[str]) -> None:
+    """Prints what a command does, its flags, and the fields of its config."""
+    print(sys.modules["__main__"].__doc__ or "")
+    for name in sorted(flags.FLAGS):
+        flag, module = flags.FLAGS[name], flags.FLAGS.find_module_defining_flag(name) or ""
+        if module.startswith(("absl", "chex", "grain", "jax.", "orbax", "tensorflow")):
+            continue
+        default = f" (default: {flag.default})" if flag.default and name != "evaluation" else ""
+        print(f"  --{name}: {' '.join((flag.help or '').split())}{default}")
+    if "config" in flags.FLAGS:
+        from jaxattn import config
+
+        given = [a.removeprefix("--config=") for a in argv if a.startswith("--config=")]
+        print("\nFields of the config, with their values" + (f" in {given[0]}:" if given else ":"))
+        print(config.describe(config.load(given[0]) if given else config.base()))
+
+
+def _home(argument: str) -> str:
+    """An argument with the user's home for a ``~`` after its ``=``, which shells leave alone."""
+    name, equals, value = argument.partition("=")
+    return name + equals + expanded(value)
+
+
 def _found(argument: str) -> str:
     """``--config=NAME:ARGUMENTS`` with the file of the config for its name."""
-    if not argument.startswith("--config="):
+    if "evaluation" in flags.FLAGS and argument.startswith("--config.evaluation."):
+        return argument.replace("--config.", "--", 1)
+    if not argument.startswith("--config=") or "config" not in flags.FLAGS:
         return argument
     from jaxattn.config import find_file
 

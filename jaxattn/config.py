@@ -4,9 +4,13 @@ A file in ``configs/`` starts from `base` and sets what its experiment changes. 
 sets single fields: ``--config.optimizer.learning_rate=.001``.
 """
 
+import ast
 import difflib
 import importlib.util
+import inspect
+import io
 import json
+import tokenize
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +18,15 @@ from typing import Any
 from ml_collections import ConfigDict, FieldReference
 
 from jaxattn.errors import invalid, unknown
+from jaxattn.files import expanded
 from jaxattn.models import registry as models
 
 #: Fields that do not change what a run computes; a run may be resumed with other values.
-FREE = ("loader", "log_every_steps", "checkpoint_every_steps", "dataset.data_dir")
+FREE = (
+    *("loader.", "log_every_steps", "checkpoint_every_steps", "dataset.data_dir"),
+    *("skip_nonfinite", "evaluation.batch_size", "evaluation.tta", "evaluation.threshold"),
+    *("evaluation.sensitivity", "evaluation.cam", "evaluation.grad_cam", "evaluation.overlay."),
+)
 
 #: Fields below which any name is allowed: options of what a name chose, and values by name.
 OPEN = (
@@ -30,6 +39,8 @@ OPEN = (
     "loss.maps.weights.",
     "optimizer.rates.",
 )
+#: What ``config.smoke`` sets; `jaxattn.data.load` leaves few images in the parts.
+SMOKE = {"epochs": 1, "steps_per_epoch": 2, "log_every_steps": 1, "loader.name": "grain"}
 
 
 def base() -> ConfigDict:
@@ -146,6 +157,7 @@ def base() -> ConfigDict:
     config.epochs = 20
     config.steps_per_epoch = 0  # 0: passes_per_epoch passes of the sampler
     config.passes_per_epoch = 1
+    config.skip_nonfinite = 0  # steps with a loss or gradient that is not finite to leave out
     config.target_class = ""  # class to detect: adds its AUC, average precision, sensitivity
     config.best = "balanced_accuracy"  # validation metric that selects the best checkpoint
     config.early_stopping = ConfigDict(
@@ -179,6 +191,7 @@ def base() -> ConfigDict:
     config.cpu_devices = 1  # without an accelerator: devices to split the cores into
     config.log_every_steps = 20
     config.checkpoint_every_steps = 1000  # and at the end of each epoch
+    config.smoke = False  # try the config out: two small steps, few images in each part
     return config
 
 
@@ -202,7 +215,48 @@ def resolved(config: ConfigDict) -> ConfigDict:
                 "dataset.image_size", f"a size for crops.strategy={config.crops.strategy!r}", 0
             )
         config.dataset.image_size = model.image_size
+    for field in ("dataset.data_dir", "split.file", "init_from"):
+        at, name = _parent(config, field)
+        at[name] = expanded(at[name])
+    if config.smoke:
+        config.update_from_flattened_dict(SMOKE)
+        config.batch_size = config.evaluation.batch_size = min(8, config.batch_size)
     return config
+
+
+def describe(config: ConfigDict) -> str:
+    """Every field, its value in a config and the comment that `base` has on it, one a line."""
+    comments = _comments()
+    return "\n".join(
+        f"  --config.{name}={value!r}" + (f"  # {comments[name]}" if name in comments else "")
+        for name, value in flatten(config.to_dict()).items()
+    )
+
+
+def _comments() -> dict[str, str]:
+    """The comments in the source of `base` by field: on its line, or alone on the lines above."""
+    source = inspect.getsource(base)
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    on_line = {t.start[0]: t.string[1:].strip() for t in tokens if t.type == tokenize.COMMENT}
+    alone = {i for i in on_line if source.splitlines()[i - 1].lstrip().startswith("#")}
+    found: dict[str, str] = {}
+
+    def note(name: str, node: Any) -> None:
+        first = node.lineno
+        while first - 1 in alone:
+            first -= 1
+        above = [on_line[i] for i in range(first, node.lineno)]
+        found[name] = " ".join([*above, *filter(None, [on_line.get(node.end_lineno)])])
+        for call in [node.value] if isinstance(node.value, ast.Call) else []:
+            for keyword in [
+                k for arg in call.args if isinstance(arg, ast.Call) for k in arg.keywords
+            ]:
+                note(f"{name}.{keyword.arg}", keyword)
+
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute):
+            note(node.targets[0].attr, node)
+    return {name: comment for name, comment in found.items() if comment}
 
 
 def check_fields(config: ConfigDict) -> None:
@@ -334,7 +388,7 @@ def _renamed(given: Mapping[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _parent(config: dict[str, Any], field: str) -> tuple[dict[str, Any], str]:
+def _parent(config: Any, field: str) -> tuple[Any, str]:
     """The dict that holds a field, {} where it is missing, and the field's last name."""
     *parents, name = field.split(".")
     for parent in parents:

@@ -5,6 +5,11 @@ summary is that of the tables of Gessert et al. 2019: mean ± standard deviation
 each measure on the test part, which is the same for all folds.
 """
 
+from jaxattn import signals
+
+if __name__ == "__main__":
+    signals.install()  # before the imports below, which take seconds
+
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +19,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from jaxattn import cli, evaluate, run_dir, runtime, train
+from jaxattn import cli, evaluate, files, run_dir, runtime, train
 from jaxattn import config as configs
 from jaxattn.errors import invalid
 
@@ -112,19 +117,21 @@ def define_flags() -> None:
     cli.define_config_flags("The folder of all folds; by default runs/CONFIG.")
 
 
-def main(argv: list[str]) -> None:
-    """The command line."""
+def main(argv: list[str]) -> int:
+    """The command line; returns the exit status, see `train.main`."""
     del argv
     config, folder = configs.resolved(flags.FLAGS.config), cli.workdir()
     runtime.setup(config.cpu_devices)
-    results = run(config, folder, train.signals())
+    signals.describe(f"the same command resumes {folder}")
+    results = run(config, folder, lambda step: signals.requested())
     if results is None:
         print(f"stopped; the same command resumes {folder}")
-        return
+        return signals.STOPPED
     found = summary(results)
     run_dir.write_json(folder / SUMMARY, {"folds": len(results), "measures": found})
-    (folder / TABLE).write_text(table(found))
+    files.write_text(folder / TABLE, table(found))
     print(table(found), end="")
+    return 0
 
 
 if __name__ == "__main__":

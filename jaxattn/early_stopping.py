@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -37,6 +38,33 @@ class EarlyStopping:
     def should_stop(self, config: ConfigDict) -> bool:
         """Whether ``config.early_stopping.patience`` epochs passed without improvement."""
         return 0 < config.early_stopping.patience <= self.waited
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """State of a run besides its `TrainState`, saved with each checkpoint.
+
+    Attributes:
+        stopping: Of early stopping.
+        validated: Whether the last epoch that ended was validated.
+        skipped: Steps without effect, because something was not finite.
+    """
+
+    stopping: EarlyStopping = EarlyStopping()
+    validated: bool = True
+    skipped: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """What `from_json` reads."""
+        own = {"validated": self.validated, "skipped": self.skipped}
+        return dataclasses.asdict(self.stopping) | own
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> "Progress":
+        """Reads what a checkpoint of any version says."""
+        fields = dict(saved)
+        own = {name: fields.pop(name) for name in ("validated", "skipped") if name in fields}
+        return cls(EarlyStopping(**fields), **own)
 
 
 def _improves(metric: str, value: float, best: float | None, min_delta: float = 0.0) -> bool:

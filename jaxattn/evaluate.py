@@ -1,7 +1,14 @@
 """Evaluates a run: ``python -m jaxattn.evaluate --run=runs/ham_irv2``."""
 
+from jaxattn import signals
+
+if __name__ == "__main__":
+    signals.install()  # before the imports below, which take seconds
+
+import contextlib
 import datetime
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +26,9 @@ from jaxattn import (
     calibration,
     checkpoints,
     cli,
+    files,
     gallery,
+    lock,
     map_agreement,
     metrics,
     operating_points,
@@ -31,9 +40,10 @@ from jaxattn import (
     subgroups,
     uncertainty,
 )
+from jaxattn import config as configs
 from jaxattn.data import leaks, load, preprocess, splits
 from jaxattn.data.crops import Crops
-from jaxattn.data.dataset import Dataset
+from jaxattn.data.dataset import Dataset, height_width
 from jaxattn.data.loaders import Loader
 from jaxattn.data.splits import Split
 from jaxattn.errors import invalid, unknown
@@ -94,9 +104,14 @@ class Opened(NamedTuple):
 
 
 def evaluate(
-    folder: Path, part: str = "test", checkpoint: str = "best", data_dir: str = ""
+    folder: Path,
+    part: str = "test",
+    checkpoint: str = "best",
+    data_dir: str = "",
+    out: Path | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Evaluates a checkpoint of a run and writes the result into its folder.
+    """Evaluates a checkpoint of a run and writes the result into its folder, or another one.
 
     The validation part is predicted too: thresholds and the temperature are chosen on it.
 
@@ -105,17 +120,51 @@ def evaluate(
         part: ``test``, ``validation`` or ``train``.
         checkpoint: ``best`` (by validation) or ``latest``.
         data_dir: Where the data set lies, if it has moved since training.
+        out: Where to write the results, if not into the run's folder, which then is only read.
+        settings: Fields of ``config.evaluation``, dotted, that differ from those of training.
 
     Returns:
         The content of ``evaluation/{part}.json``: metrics with intervals, and what they were
         computed with; see `measure`. ``{part}_predictions.csv`` and ``validation_predictions.csv``
         have the probabilities of each image, ``{part}_cases.npz`` the images and maps that the
-        report shows, ``temperature.json`` in the run's folder the temperature.
+        report shows, ``temperature.json`` beside them the temperature.
 
     Raises:
-        InputError: There is no trained run, its data set differs, or the part is empty.
+        InputError: There is no trained run, its data set differs, the part is empty, or the result
+            cannot be written.
     """
-    run = open_run(folder, part, checkpoint, data_dir)
+    with _held(out or folder):
+        return _evaluate(folder, part, checkpoint, data_dir, out, settings or {})
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Holds the folder of results, so that it is known before all the work to be writable."""
+    if jax.process_index() != 0:
+        yield
+        return
+    results = folder / FOLDER
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        with (results / lock.NAME).open("a"):
+            pass
+    except OSError as error:
+        given = f"{results}: {error.strerror}"
+        raise invalid("--out", "a folder for the results that can be written", given) from error
+    with lock.hold(results):
+        files.clean(results)
+        yield
+
+
+def _evaluate(
+    folder: Path,
+    part: str,
+    checkpoint: str,
+    data_dir: str,
+    out: Path | None,
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    run = open_run(folder, part, checkpoint, data_dir, settings, writes=out is None)
     rows = run.split[part]
     found, maps = run.predict(rows)
     chosen_on = found if part == "validation" else run.predict(_validation_rows(run))[0]
@@ -128,21 +177,40 @@ def evaluate(
         **_maps(run, rows, maps),
     }
     if jax.process_index() == 0:
-        write(run, part, rows, found, chosen_on, maps, result)
+        write(run, part, rows, found, chosen_on, maps, result, out)
         reference = reference_results.for_run(run.config, run.dataset.name)
         print(metrics.table(result["metrics"], reference, result["intervals"]))
     return result
 
 
-def open_run(folder: Path, part: str, checkpoint: str = "best", data_dir: str = "") -> Opened:
-    """Reads a run, its data set and the variables of a checkpoint; see `evaluate`."""
+def open_run(
+    folder: Path,
+    part: str,
+    checkpoint: str = "best",
+    data_dir: str = "",
+    settings: Mapping[str, Any] | None = None,
+    writes: bool = False,
+) -> Opened:
+    """Reads a run, its data set and the variables of a checkpoint; see `evaluate`.
+
+    Args:
+        folder: See there.
+        part: See there.
+        checkpoint: See there.
+        data_dir: See there.
+        settings: See there.
+        writes: Whether to write what an older version has not recorded.
+    """
     if part not in splits.PARTS:
         raise unknown("split", part, splits.PARTS)
     config = run_dir.read_config(folder)
+    config.evaluation.update_from_flattened_dict(dict(settings or {}))
     config.dataset.data_dir = data_dir or config.dataset.data_dir
+    configs.check_fields(config)
     check(config)
+    variables, step = checkpoints.read_variables(folder / run_dir.CHECKPOINTS, checkpoint)
     dataset, split = load.load_split(config)
-    run_dir.record_split(folder, split, dataset, config.split.leak)
+    run_dir.record_split(folder, split, dataset, config.split.leak, writes)
     if not len(split[part]):
         raise invalid(f"{folder / run_dir.SPLIT}, {part} part", "images", "none")
     mesh = devices.mesh()
@@ -152,7 +220,7 @@ def open_run(folder: Path, part: str, checkpoint: str = "best", data_dir: str = 
         **config.model.to_dict(),
     )
     target = target_class(config, dataset)
-    variables, step = checkpoints.read_variables(folder / run_dir.CHECKPOINTS, checkpoint)
+    check_layers(config, model, variables)
     return Opened(
         folder=folder,
         config=config,
@@ -180,6 +248,7 @@ def describe(run: Opened, rows: Int[np.ndarray, " n"]) -> dict[str, Any]:
         },
         "leak": config.split.leak,
         "logit_adjustment": config.evaluation.logit_adjustment,
+        "settings": config.evaluation.to_dict(),
         "measured_leak": leaks.measure(dataset, split),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(run.variables["params"])),
         "device": run_dir.device(),
@@ -231,15 +300,16 @@ def write(
     chosen_on: Predictions,
     maps: Maps,
     result: Mapping[str, Any],
+    out: Path | None = None,
 ) -> None:
     """Writes the files of an evaluation, see `evaluate`; the JSON last."""
-    folder = run.folder / FOLDER
-    folder.mkdir(exist_ok=True)
+    out = out or run.folder
+    folder = out / FOLDER
     predictions.write(folder / f"{part}_predictions.csv", found)
     if len(chosen_on):
         predictions.write(folder / "validation_predictions.csv", chosen_on)
         kept = {"checkpoint": result["checkpoint"], "step": run.step} | result["temperature"]
-        run_dir.write_json(run.folder / TEMPERATURE, kept)
+        run_dir.write_json(out / TEMPERATURE, kept)
     gallery.write(folder / f"{part}_cases.npz", run.config, run.dataset, rows, found, maps)
     run_dir.write_json(folder / f"{part}.json", result)
 
@@ -261,6 +331,60 @@ def check_tta(config: ConfigDict) -> None:
     """Raises InputError for a wrong ``evaluation.tta``."""
     if config.evaluation.tta not in (1, 8):
         raise invalid("evaluation.tta", "1 or 8", config.evaluation.tta)
+
+
+def check_layers(config: ConfigDict, model: nn.Module, variables: Any = None) -> None:
+    """Raises InputError if ``evaluation.cam`` or ``evaluation.grad_cam`` names no layer.
+
+    Args:
+        config: The config, resolved.
+        model: Its model.
+        variables: Its variables, if there are any yet.
+    """
+    explained = _explained(config, None)
+    if not explained:
+        return
+    shape = Crops(**config.crops).input_shape(*height_width(config.dataset.image_size))
+    images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    if variables is None:
+        init = functools.partial(model.init, train=False)
+        variables = jax.eval_shape(init, jax.random.key(0), images)
+    for explain in explained.values():
+        explain.check(model, variables, images)
+
+
+def _explained(config: ConfigDict, target: int | None) -> dict[str, ClassActivation]:
+    """The class activation maps that a config asks for."""
+    layers = {"cam": config.evaluation.cam, "grad_cam": config.evaluation.grad_cam}
+    return {
+        name: ClassActivation(layer, target, rectify=name == "grad_cam")
+        for name, layer in layers.items()
+        if layer
+    }
+
+
+def check_criteria(config: ConfigDict, dataset: Dataset, split: Split) -> None:
+    """Raises InputError if a metric that is to choose is undefined on the validation part."""
+    labels = dataset.labels[split["validation"]]
+    if not len(labels):
+        return
+    target = target_class(config, dataset)
+    one_class = len(np.unique(labels)) == 1
+    undefined = {"macro_auc"} if one_class else set()
+    if target is not None and (one_class or target not in labels):
+        undefined |= set(TARGET_METRICS)
+    for field in ("best", "early_stopping.metric"):
+        metric = configs.flatten(config.to_dict())[field]
+        if metric in undefined:
+            counts = np.bincount(labels, minlength=len(dataset.class_names)).tolist()
+            listed = ", ".join(
+                f"{name} {count}" for name, count in zip(dataset.class_names, counts, strict=True)
+            )
+            raise invalid(
+                field,
+                f"a metric that is defined on the validation part ({listed})",
+                f"{metric!r}, which needs images with and without the class",
+            )
 
 
 def target_class(config: ConfigDict, dataset: Dataset) -> int | None:
@@ -303,17 +427,12 @@ def make_predict(
         target: The class they explain; None for the predicted class.
     """
     crops = Crops(**config.crops)
-    layers = {"cam": config.evaluation.cam, "grad_cam": config.evaluation.grad_cam}
     return steps.make_predict(
         model,
         preprocess.make_evaluation_preprocess(crops, config.normalisation),
         crops=crops,
         tta=tta,
-        saliency={
-            name: ClassActivation(layer, target, rectify=name == "grad_cam")
-            for name, layer in layers.items()
-            if layer and saliency
-        },
+        saliency=_explained(config, target) if saliency else {},
     )
 
 
@@ -333,10 +452,11 @@ def predict(
         rows: At least one row of the data set.
         batch_size: Over all devices.
     """
-    outputs = [
-        multihost_utils.process_allgather(step(variables, loader.data, batch), tiled=True)
-        for batch in loader.evaluation(rows, batch_size)
-    ]
+    outputs = []
+    for batch in loader.evaluation(rows, batch_size):
+        signals.check()
+        found = step(variables, loader.data, batch)
+        outputs.append(multihost_utils.process_allgather(found, tiled=True))
     return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(rows)], *outputs)
 
 
@@ -423,17 +543,23 @@ def _maps(run: Opened, rows: Int[np.ndarray, " n"], maps: Maps) -> dict[str, Any
     return {"map_agreement": found, "jaccard": jaccard}
 
 
-def write_report(folder: Path) -> None:
+def write_report(folder: Path, out: Path | None = None) -> None:
     """Writes the report of an evaluated run, on the first host, and prints where it is."""
     if jax.process_index() == 0:
         from jaxattn import report  # plotting imports slowly
 
-        print(f"report: {report.write(folder)}")
+        print(f"report: {report.write(folder, out)}")
 
 
 def define_flags() -> None:
     """Defines the flags of the command line."""
+    from ml_collections import config_flags
+
     cli.define_run_flag()
+    cli.define_out_flag()
+    config_flags.DEFINE_config_dict(
+        "evaluation", configs.base().evaluation, "Settings other than those of training."
+    )
     flags.DEFINE_enum("split", "test", splits.PARTS, "The part to evaluate.")
     flags.DEFINE_enum("checkpoint", "best", ("best", "latest"), "The checkpoint to evaluate.")
     flags.DEFINE_string("data_dir", "", "Folder of the prepared data set, if it has moved.")
@@ -442,12 +568,17 @@ def define_flags() -> None:
 def main(argv: list[str]) -> None:
     """The command line."""
     del argv
+    from ml_collections import config_flags
+
     given = flags.FLAGS
     folder = Path(given.run).expanduser()
+    signals.describe("nothing of the run has changed")
     runtime.setup(run_dir.read_config(folder).cpu_devices)
-    evaluate(folder, given.split, given.checkpoint, given.data_dir)
+    out = Path(given.out) if given.out else None
+    settings = config_flags.get_override_values(given["evaluation"])
+    evaluate(folder, given.split, given.checkpoint, given.data_dir, out, settings)
     if given.split == "test":  # the part that the report shows
-        write_report(folder)
+        write_report(folder, out)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from jaxattn import overlays
+from jaxattn import files, overlays
 from jaxattn.data import leaks, load
 from jaxattn.data.crops import Crops
 from jaxattn.data.dataset import Dataset, height_width
@@ -62,7 +62,8 @@ def write(
         picture, mask = _picture(records[row], crops, images.shape[1:3])
         arrays[f"picture/{i}"] = _encoded(picture, "JPEG", quality=88)
         arrays[f"picture_mask/{i}"] = _encoded(mask, "PNG")
-    np.savez_compressed(path, **arrays)
+    with files.replacing(path) as part, part.open("wb") as file:
+        np.savez_compressed(file, **arrays)
 
 
 def decoded(encoded: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
+from jaxattn import files
 from jaxattn.data.dataset import Dataset
 from jaxattn.errors import invalid, unknown
 
@@ -91,7 +92,7 @@ def of_dataset(
 def write(path: Path, found: Predictions) -> None:
     """Writes the CSV: ids, label, prediction, metadata, and probabilities exact to float32."""
     names = found.class_names
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with files.replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         columns = ["image_id", "lesion_id", "label", "prediction"]
         writer.writerow([*columns, *found.metadata, *(f"p_{name}" for name in names)])

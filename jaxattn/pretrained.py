@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from flax import traverse_util
 
-from jaxattn import checkpoints, run_dir
+from jaxattn import checkpoints, files, run_dir
 from jaxattn.errors import InputError, invalid
 from jaxattn.registry import Registry
 from jaxattn.state import TrainState, Variables
@@ -59,10 +59,15 @@ def save(folder: Path, variables: Variables, notes: dict[str, Any]) -> None:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise invalid("--out", "a new folder", f"{folder}, which exists")
-    folder.mkdir(parents=True, exist_ok=True)
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save((folder / VARIABLES).absolute(), variables)
-    run_dir.write_json(folder / NOTES, notes)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with ocp.StandardCheckpointer() as checkpointer, files.plain(folder) as path:
+            checkpointer.save(path / VARIABLES, variables)
+            checkpointer.wait_until_finished()
+        sums = files.checksums(folder / VARIABLES)
+    except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
+        raise files.unwritable(folder, error) from error
+    files.write_json(folder / NOTES, {**notes, "files": sums})
 
 
 def load(folder: Path) -> tuple[Variables, dict[str, Any]]:
@@ -77,21 +82,42 @@ def load(folder: Path) -> tuple[Variables, dict[str, Any]]:
     Raises:
         InputError: The folder holds neither, or the package is not installed.
     """
+    check(folder)
     if str(folder).startswith(_PREFIX):
         return _from_package(str(folder).removeprefix(_PREFIX))
     if (folder / NOTES).is_file():
-        notes = json.loads((folder / NOTES).read_text())
+        notes = _read_notes(folder)
+        wrong = files.damage(folder / VARIABLES, notes.pop("files", {}))
+        if wrong:
+            raise invalid(str(folder / VARIABLES), "the arrays that were converted", wrong)
         return checkpoints.read_arrays(folder / VARIABLES), notes
-    if not (folder / run_dir.CONFIG).is_file():
+    model = run_dir.read_config(folder).model.to_dict()
+    variables, step = checkpoints.read_variables(folder / run_dir.CHECKPOINTS)
+    return variables, {"model": model, "step": step}
+
+
+def _read_notes(folder: Path) -> dict[str, Any]:
+    try:
+        notes = json.loads((folder / NOTES).read_text())
+        notes["model"]["name"]
+        dict(notes.get("files", {}))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        given = f"a damaged file ({error})"
+        raise invalid(str(folder / NOTES), "notes with the name of a model", given) from error
+    return notes
+
+
+def check(folder: Path) -> None:
+    """Raises InputError if a folder holds nothing that `load` reads, or names no package."""
+    if str(folder).startswith(_PREFIX):
+        PACKAGES[str(folder).removeprefix(_PREFIX)]
+    elif not any((folder / name).is_file() for name in (NOTES, run_dir.CONFIG)):
         raise invalid(
             str(folder),
             f"a folder that a tools/convert_*.py wrote, with {NOTES}, or a run, with "
             f"{run_dir.CONFIG}",
             "neither",
         )
-    model = run_dir.read_config(folder).model.to_dict()
-    variables, step = checkpoints.read_variables(folder / run_dir.CHECKPOINTS)
-    return variables, {"model": model, "step": step}
 
 
 def _from_package(name: str) -> tuple[Variables, dict[str, Any]]:

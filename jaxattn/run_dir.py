@@ -1,10 +1,13 @@
 """The folder of a run: its config, split, log and results."""
 
+import contextlib
 import json
 import math
+import os
 import platform
 import subprocess
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,9 +17,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxattn import config as configs
+from jaxattn import files, lock, reading
 from jaxattn.data import splits
 from jaxattn.data.dataset import Dataset
-from jaxattn.errors import invalid
+from jaxattn.errors import InputError, invalid
+from jaxattn.files import write_json as write_json  # of the files below
 
 CONFIG = "config.json"
 SPLIT = "split.csv"
@@ -26,27 +31,63 @@ ORIGIN = "origin.json"  # where the initial weights come from
 CLASSES = "classes.json"  # names, training images of each, and how images were prepared
 
 
-def open_folder(folder: Path, config: ConfigDict) -> None:
-    """Creates a run's folder, or checks that the run in it is this one.
+@contextlib.contextmanager
+def opened(folder: Path, config: ConfigDict) -> Iterator[None]:
+    """Creates a run's folder, or checks that the run in it is this one, and holds it.
+
+    What an interrupted start left behind is replaced.
 
     Raises:
-        InputError: The folder holds a run with another config, or something else.
+        InputError: The folder holds a run with another config, or something else, cannot be
+            written, or another process is in it.
     """
-    path = folder / CONFIG
-    given = json.loads(config.to_json())
-    if path.exists():
-        changed = configs.differences(read_config(folder).to_dict(), given)
+    if jax.process_index() != 0:  # the first process decides; another file system is its own fault
+        yield
+        return
+    _check_folder(folder, config)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise files.unwritable(folder, error) from error
+    with lock.hold(folder):
+        _check_folder(folder, config)
+        files.clean(folder)
+        write_json(folder / CONFIG, json.loads(config.to_json()))
+        yield
+
+
+def _check_folder(folder: Path, config: ConfigDict) -> None:
+    """Raises InputError unless a run of this config can be, or go on, in a folder."""
+    if (folder / CONFIG).exists():
+        try:
+            recorded = read_config(folder)
+        except InputError:
+            if has_checkpoint(folder):
+                raise
+            return  # of an interrupted start
+        changed = configs.differences(recorded.to_dict(), json.loads(config.to_json()))
         if changed:
             raise invalid(
                 str(folder),
                 "the config that the run was started with, or another --workdir",
                 f"another config ({'; '.join(changed)})",
             )
-    elif folder.exists() and any(folder.iterdir()):
-        raise invalid("--workdir", "a new folder or that of a run", f"{folder} with other files")
-    if jax.process_index() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, given)
+    elif folder.exists():
+        if not folder.is_dir():
+            raise invalid("--workdir", "a folder", f"{folder}, which is a file")
+        others = [
+            path.name
+            for path in folder.iterdir()
+            if path.name != lock.NAME and not path.name.endswith(files.PART)
+        ]
+        if others:
+            given = f"{folder} with other files"
+            raise invalid("--workdir", "a new folder or that of a run", given)
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run has a checkpoint; without one it starts anew."""
+    return any(path.name.isdecimal() for path in (folder / CHECKPOINTS).glob("*"))
 
 
 def read_config(folder: Path) -> ConfigDict:
@@ -68,7 +109,11 @@ def read_config(folder: Path) -> ConfigDict:
 
 
 def record_split(
-    folder: Path, split: Mapping[str, np.ndarray], dataset: Dataset, leak: str = ""
+    folder: Path,
+    split: Mapping[str, np.ndarray],
+    dataset: Dataset,
+    leak: str = "",
+    writes: bool = True,
 ) -> None:
     """Writes the run's split and classes, or checks that a resumed run has the same split.
 
@@ -77,12 +122,14 @@ def record_split(
         split: Rows of each part.
         dataset: What it splits.
         leak: ``config.split.leak``, recorded in the file.
+        writes: Whether to write what is missing.
 
     Raises:
         InputError: The recorded split differs.
     """
     path = folder / SPLIT
-    if path.exists():
+    begun = has_checkpoint(folder)  # if not, what is there is of an interrupted start
+    if begun and path.exists():
         recorded = splits.read(path, dataset, leak)
         for name in splits.PARTS:
             if list(recorded[name]) != list(split[name]):
@@ -91,10 +138,10 @@ def record_split(
                     "the images that the run was started with, or another --workdir",
                     f"other images from {dataset.name}",
                 )
-    if jax.process_index() == 0:
-        if not path.exists():
+    if writes and jax.process_index() == 0:
+        if not begun or not path.exists():
             splits.write(path, split, dataset, leak)
-        if not (folder / CLASSES).exists():
+        if not begun or not (folder / CLASSES).exists():
             counts = np.bincount(dataset.labels[split["train"]], minlength=len(dataset.class_names))
             classes = dict(zip(dataset.class_names, counts.tolist(), strict=True))
             facts = {"dataset": dataset.name, "prepared_size": dataset.prepared_size}
@@ -116,15 +163,12 @@ def read_classes(folder: Path) -> dict[str, Any]:
         raise invalid(
             str(path), "the class names (python -m jaxattn.evaluate writes them)", "no such file"
         )
-    return {"prepared_size": None, **json.loads(path.read_text())}
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON atomically: a reader sees the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=2, default=float, allow_nan=False) + "\n")
-    part.replace(path)
+    with reading.reading(path, "the class names that training wrote"):
+        facts = json.loads(path.read_text())
+        facts["training_images"] = {
+            str(name): int(count) for name, count in facts["training_images"].items()
+        }
+        return {"prepared_size": None, **facts}
 
 
 def versions() -> dict[str, str]:
@@ -160,31 +204,46 @@ def device() -> str:
 class Log:
     """A run's metrics: one line of JSON and TensorBoard scalars per entry.
 
-    Opening it drops the entries of steps that a resumed run takes again, so that each step is
-    logged once.
+    Lines are only ever added. Opening the log cuts off the entries of steps that a resumed run
+    takes again, which are the last ones, so that each step is logged once.
     """
 
-    def __init__(self, folder: Path, first_step: int):
-        """Opens the log of a run whose next step is ``first_step``."""
+    def __init__(self, folder: Path, first_step: int, validated: bool = True):
+        """Opens the log of a run.
+
+        Args:
+            folder: The run's folder.
+            first_step: Its next step.
+            validated: Whether the validation after the step before was finished.
+        """
         self._writes = jax.process_index() == 0
         if not self._writes:
             return
         from tensorboardX import SummaryWriter  # it imports slowly
 
         path = folder / LOG
-        kept = [line for line in _lines(path) if json.loads(line)["step"] <= first_step]
-        path.write_text("".join(kept))
-        self._file = path.open("a", buffering=1)
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
+        keeps = _prefix(path, first_step, validated)
+        try:
+            self._file = path.open("a", buffering=1, encoding="utf-8")
+            os.truncate(path, keeps)
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
+        except OSError as error:
+            raise files.unwritable(path, error) from error
 
     def write(self, kind: str, step: int, **values: float) -> None:
-        """Adds an entry; its kind is train or validation."""
+        """Adds an entry; its kind is train or validation. Numbers that are not finite are null."""
         if not self._writes:
             return
         known = {name: value if math.isfinite(value) else None for name, value in values.items()}
         self._file.write(json.dumps({"kind": kind, "step": step, **known}) + "\n")
         for name, value in values.items():
             self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def flush(self) -> None:
+        """Writes what is held back."""
+        if self._writes:
+            self._file.flush()
+            self._board.flush()
 
     def close(self) -> None:
         """Flushes and closes the files."""
@@ -193,8 +252,20 @@ class Log:
             self._board.close()
 
 
-def _lines(path: Path) -> list[str]:
-    """The complete lines of a log; a torn last line is dropped."""
-    if not path.exists():
-        return []
-    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+def _prefix(path: Path, last_step: int, validated: bool) -> int:
+    """Bytes at the start of a log to keep: up to its last whole entry that is not taken again."""
+    *lines, torn = (path.read_bytes() if path.exists() else b"").split(b"\n")
+    keeps, end, damaged = 0, 0, int(bool(torn))
+    for line in lines:
+        end += len(line) + 1
+        try:
+            entry = json.loads(line)
+            again = entry["step"] == last_step and entry["kind"] == "validation" and not validated
+            if again or entry["step"] > last_step:
+                break
+            keeps = end
+        except (ValueError, KeyError, TypeError):
+            damaged += 1
+    if damaged:
+        print(f"{path}: {damaged} damaged lines are left out", file=sys.stderr, flush=True)
+    return keeps

@@ -52,10 +52,7 @@ class ClassActivation:
         Raises:
             InputError: There is no such layer with features ``(B, h, w, C)``.
         """
-        shapes = layers(model, variables, images)
-        if self.layer not in shapes:
-            field = "evaluation.grad_cam" if self.rectify else "evaluation.cam"
-            raise unknown(field, self.layer, shapes)
+        shapes = self.check(model, variables, images)
 
         def score(delta: Array) -> tuple[Array, Array]:
             logits, found = _outputs(model, variables, images, {self.layer: delta})
@@ -70,22 +67,37 @@ class ClassActivation:
         maps = nn.relu(maps) if self.rectify else maps
         return maps.reshape(images.shape[0], -1, *maps.shape[1:])
 
+    def check(self, model: nn.Module, variables: Any, images: Any) -> dict[str, Any]:
+        """The shapes of all layers that could be explained, see `layers`.
+
+        Raises:
+            InputError: This layer is none of them.
+        """
+        shapes = layers(model, variables, images)
+        if self.layer not in shapes:
+            field = "evaluation.grad_cam" if self.rectify else "evaluation.cam"
+            raise unknown(field, self.layer, shapes)
+        return shapes
+
     def _chosen(self, logits: Float[Array, "B classes"]) -> Int[Array, " B"]:
         if self.target is None:
             return logits.argmax(-1)
         return jnp.full(logits.shape[0], self.target)
 
 
-def layers(model: nn.Module, variables: Variables, images: Any) -> dict[str, Any]:
-    """Shapes of all features ``(B, h, w, C)``, by the path of their module, in order of use."""
+def layers(model: nn.Module, variables: Any, images: Any) -> dict[str, Any]:
+    """Shapes of all features ``(B, h, w, C)``, by the path of their module, in order of use.
+
+    Variables and images may be arrays or shapes.
+    """
     order: list[str] = []
 
-    def trace(images: Any) -> dict[str, Any]:
+    def trace(variables: Any, images: Any) -> dict[str, Any]:
         found = _outputs(model, variables, images, {})[1]
         order.extend(found)
         return found
 
-    shapes = jax.eval_shape(trace, images)  # sorted by name
+    shapes = jax.eval_shape(trace, variables, images)  # sorted by name
     return {path: shapes[path] for path in order}
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Bool, Float, Key, Shaped, UInt8
 
 from jaxattn.data.crops import Crops
 from jaxattn.runtime import compilation
@@ -45,7 +45,8 @@ def make_train_step(
     *,
     seed: int,
     ema_decay: float = 0.0,
-) -> Callable[[TrainState, Arrays, Arrays], tuple[TrainState, dict[str, Float[Array, ""]]]]:
+    skip_nonfinite: bool = False,
+) -> Callable[[TrainState, Arrays, Arrays], tuple[TrainState, dict[str, Shaped[Array, ""]]]]:
     """Makes the jitted step: preprocess, forward, loss, backward and update in one program.
 
     Args:
@@ -58,10 +59,13 @@ def make_train_step(
         seed: All random numbers of a step are a pure function of (seed, step).
         ema_decay: Decay of the EMA per step, if the state has one; ``(1 + step) / (10 + step)``
             in the first steps, while that is smaller.
+        skip_nonfinite: Whether a step changes nothing but the number of steps if its loss, a
+            gradient or a new parameter is not finite.
 
     Returns:
         ``(state, data, batch) -> (state, metrics)``. The given state is donated. The metrics are
-        those of ``loss_fn`` and the accuracy, before the update.
+        those of ``loss_fn`` and the accuracy, before the update; and whether the loss and all
+        gradients are ``finite``.
     """
 
     def step(state: TrainState, data: Arrays, batch: Arrays):
@@ -92,7 +96,15 @@ def make_train_step(
             decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
             new = {"params": params, "batch_stats": batch_stats}
             ema = optax.incremental_update(new, ema, 1 - decay)
-        return TrainState(state.step + 1, params, batch_stats, opt_state, ema), metrics
+        metrics["finite"] = all_finite((metrics["loss"], gradients))
+        new_state = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
+        if skip_nonfinite:
+            metrics["finite"] &= all_finite(new_state)
+            kept = state.replace(step=new_state.step)
+            new_state = jax.tree.map(
+                lambda new, old: jnp.where(metrics["finite"], new, old), new_state, kept
+            )
+        return new_state, metrics
 
     same, split = replicated(mesh), batched(mesh)
     return jax.jit(
@@ -164,6 +176,12 @@ def make_predict_step(
         out_shardings=split,
         compiler_options=compilation.options(mesh.devices.flat[0].platform),
     )
+
+
+def all_finite(tree: Any) -> Bool[Array, ""]:
+    """Whether no floating-point number of a tree is NaN or infinite."""
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]))
 
 
 def dropout_key(key: Key[Array, ""]) -> Key[Array, ""]:

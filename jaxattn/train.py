@@ -3,10 +3,13 @@
 The same command run again resumes where it stopped, bit for bit.
 """
 
+from jaxattn import signals
+
+if __name__ == "__main__":
+    signals.install()  # before the imports below, which take seconds
+
 import dataclasses
 import json
-import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,11 +21,20 @@ import numpy as np
 from absl import flags
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jaxattn import cli, evaluate, losses, optimizers, pretrained, run_dir, runtime, state, steps
+from jaxattn import (
+    cli,
+    evaluate,
+    finite,
+    losses,
+    optimizers,
+    pretrained,
+    run_dir,
+    runtime,
+    steps,
+)
 from jaxattn import config as configs
+from jaxattn import state as states
 from jaxattn.checkpoints import Checkpoints
 from jaxattn.data import load, preprocess
 from jaxattn.data.augment import Augmentation
@@ -31,9 +43,10 @@ from jaxattn.data.dataset import Dataset, height_width
 from jaxattn.data.loaders import Loader
 from jaxattn.data.samplers import Sampler
 from jaxattn.data.splits import Split
-from jaxattn.early_stopping import EarlyStopping
-from jaxattn.errors import InputError, invalid, unknown
+from jaxattn.early_stopping import Progress
+from jaxattn.errors import invalid, unknown
 from jaxattn.models import registry as models
+from jaxattn.progress import Meter
 from jaxattn.runtime import devices
 from jaxattn.state import TrainState
 
@@ -91,6 +104,8 @@ def setup(config: ConfigDict, mesh: Mesh | None = None) -> Training:
     """
     config = configs.resolved(config)
     _check(config)
+    if config.init_from:
+        pretrained.check(Path(config.init_from))
     mesh = mesh or devices.mesh()
     dataset, split = load.load_split(config)
     evaluate.target_class(config, dataset)  # a wrong one is an error before anything is made
@@ -102,11 +117,13 @@ def setup(config: ConfigDict, mesh: Mesh | None = None) -> Training:
         ),
     )
     loader = Loader(dataset, config.dataset.image_size, config.loader, mesh, masks=loss.mask)
+    evaluate.check_criteria(config, dataset, split)
     model = models.create(
         num_classes=len(dataset.class_names),
         dtype=jnp.dtype(config.dtype),
         **config.model.to_dict(),
     )
+    evaluate.check_layers(config, model)
     crops = Crops(**config.crops)
     steps_per_epoch = _steps_per_epoch(config, sampler)
     shape = crops.input_shape(*height_width(config.dataset.image_size))
@@ -119,7 +136,7 @@ def setup(config: ConfigDict, mesh: Mesh | None = None) -> Training:
 
     def create() -> TrainState:
         key = jax.random.key(config.seed)
-        return state.create(key, model, optimizer, shape, ema=config.ema_decay > 0)
+        return states.create(key, model, optimizer, shape, ema=config.ema_decay > 0)
 
     step = steps.make_train_step(
         model,
@@ -131,6 +148,7 @@ def setup(config: ConfigDict, mesh: Mesh | None = None) -> Training:
         mesh,
         seed=config.seed,
         ema_decay=config.ema_decay,
+        skip_nonfinite=config.skip_nonfinite > 0,
     )
     return Training(
         config=config,
@@ -162,25 +180,23 @@ def train(
         InputError: The config, the data or the folder is wrong; nothing was changed.
     """
     run = setup(config)
-    resumes = (folder / run_dir.CHECKPOINTS).is_dir()
-    start = None if resumes else _start(run)  # weights that do not fit leave no folder behind
-    run_dir.open_folder(folder, run.config)
-    run_dir.record_split(folder, run.split, run.dataset, run.config.split.leak)
-    with Checkpoints(folder / run_dir.CHECKPOINTS) as saved:
-        stopping, step = EarlyStopping(), saved.latest or 0
-        if saved.latest is None:
+    # Weights that do not fit leave no folder behind.
+    start = None if run_dir.has_checkpoint(folder) else _start(run)
+    with run_dir.opened(folder, run.config), Checkpoints(folder / run_dir.CHECKPOINTS) as saved:
+        saved.clean()
+        run_dir.record_split(folder, run.split, run.dataset, run.config.split.leak)
+        restored = saved.restore_latest(run.like)
+        if restored is None:
             train_state, origin = start or _start(run)
             if origin and jax.process_index() == 0:
                 run_dir.write_json(folder / run_dir.ORIGIN, origin)
+            progress = Progress()
         else:
-            train_state, progress = saved.restore(step, run.like)
-            stopping = EarlyStopping(**progress)
-        log = run_dir.Log(folder, step)
+            train_state, progress = restored[0], Progress.from_json(restored[1])
+        step = int(train_state.step)
+        log = run_dir.Log(folder, step, progress.validated)
         try:
-            ended = step % run.steps_per_epoch == 0 and stopping.should_stop(run.config)
-            if step == run.total_steps or ended:
-                return True
-            return _loop(run, train_state, stopping, saved, log, stop)
+            return _loop(run, train_state, progress, saved, log, stop)
         finally:
             log.close()
 
@@ -204,60 +220,95 @@ def _start(run: Training) -> tuple[TrainState, dict[str, Any]]:
 
 def _loop(
     run: Training,
-    train_state: TrainState,
-    stopping: EarlyStopping,
+    state: TrainState,
+    progress: Progress,
     saved: Checkpoints,
     log: run_dir.Log,
     stop: Callable[[int], bool],
 ) -> bool:
-    config, step, pending = run.config, int(train_state.step), []
-    predict_step = evaluate.make_predict_step(config, run.model, run.mesh)
-    with _progress(run, step) as bar:
-        since, images = None, 0
+    config, step, pending = run.config, int(state.step), []
+    ended = step == run.total_steps or progress.stopping.should_stop(config)
+    if progress.validated and ended and step % run.steps_per_epoch == 0:
+        return True
+    if step and jax.process_index() == 0:
+        print(f"resuming at step {step} of {run.total_steps}", flush=True)
+    watch = finite.Watch(run.dataset, run.sampler, config.skip_nonfinite, progress.skipped)
+    with Meter(run.total_steps, step, config.batch_size) as meter:
+        keep = _Keeper(run, saved, log, meter, watch)
+        if not progress.validated:  # stopped while it was
+            progress = keep.validate(state, progress)
+            if progress.stopping.should_stop(config):
+                return True
         for batch in run.loader.training(run.sampler, step, run.total_steps):
             if stop(step):
-                saved.save(train_state, dataclasses.asdict(stopping), best=False)
+                keep.save(state, progress, passing=True)
                 return False
-            train_state, measured = run.step(train_state, run.loader.data, batch)
-            step += 1
+            state, measured = run.step(state, run.loader.data, batch)
+            signals.hold()
+            watch.add(step, measured)
+            meter.count(measured)
             pending.append(measured)
-            if since is None:  # the rate counts steps only, not compiling and validating
-                jax.block_until_ready(measured)
-                since = time.perf_counter()
-            else:
-                images += config.batch_size
+            step += 1
             if step % config.log_every_steps == 0:
-                values = _mean(pending)
-                rate = images / (time.perf_counter() - since)
+                watch.check(saved.latest)
+                values, rate, pending = _mean(pending), meter.rate(), []
                 epoch = step / run.steps_per_epoch
                 log.write("train", step, epoch=epoch, images_per_second=rate, **values)
-                status = f"{rate:.1f} images/s, loss {values['loss']:.3f}"
-                bar.update(bar.task_ids[0], completed=step, status=status)
-                pending, since, images = [], time.perf_counter(), 0
+                meter.show(step, f"{rate:.1f} images/s, loss {values['loss']:.3f}")
             if step % run.steps_per_epoch == 0:
-                bar.update(bar.task_ids[0], completed=step)
-                before = stopping
-                values = evaluate.validate(
-                    config,
-                    run.dataset,
-                    run.split,
-                    run.loader,
-                    predict_step,
-                    train_state.evaluated,
-                )
-                if values:
-                    stopping = stopping.update(values, config)
-                    epoch = step // run.steps_per_epoch
-                    log.write("validation", step, epoch=float(epoch), **values)
-                    bar.console.print(_line(epoch, config.epochs, values), soft_wrap=True)
-                best = stopping.best != before.best
-                saved.save(train_state, dataclasses.asdict(stopping), best=best)
-                if stopping.should_stop(config):
+                # Saved first, so that nothing is lost if the validation is cut short.
+                keep.save(state, dataclasses.replace(progress, validated=False))
+                progress = keep.validate(state, progress)
+                if progress.stopping.should_stop(config):
                     break
-                since, images = None, 0
             elif config.checkpoint_every_steps and step % config.checkpoint_every_steps == 0:
-                saved.save(train_state, dataclasses.asdict(stopping), best=False)
+                keep.save(state, progress)
     return True
+
+
+class _Keeper:
+    """Saves and validates states of a run."""
+
+    def __init__(
+        self,
+        run: Training,
+        saved: Checkpoints,
+        log: run_dir.Log,
+        meter: Meter,
+        watch: finite.Watch,
+    ):
+        self._run, self._saved, self._log = run, saved, log
+        self._meter, self._watch = meter, watch
+        self._predict_step = evaluate.make_predict_step(run.config, run.model, run.mesh)
+
+    def save(self, state: TrainState, progress: Progress, passing: bool = False) -> None:
+        """Saves a state, if it is finite; from then on a signal ends the program at once."""
+        self._watch.check_state(state, self._saved.latest)
+        progress = dataclasses.replace(progress, skipped=self._watch.skipped)
+        self._saved.save(state, progress.to_json(), best=False, passing=passing)
+        if not passing:
+            signals.release(self._flush)
+
+    def validate(self, state: TrainState, progress: Progress) -> Progress:
+        """Validates the state that was just saved, and notes whether it is the best."""
+        run, step, stopping = self._run, int(state.step), progress.stopping
+        self._meter.pause()
+        values = evaluate.validate(
+            run.config, run.dataset, run.split, run.loader, self._predict_step, state.evaluated
+        )
+        if values:
+            stopping = stopping.update(values, run.config)
+            epoch = step // run.steps_per_epoch
+            self._log.write("validation", step, epoch=float(epoch), **values)
+            self._meter.print(_line(epoch, run.config.epochs, values))
+        better = stopping.best != progress.stopping.best
+        progress = Progress(stopping, validated=True, skipped=self._watch.skipped)
+        self._saved.note(progress.to_json(), best=better)
+        return progress
+
+    def _flush(self) -> None:
+        self._saved.flush()
+        self._log.flush()
 
 
 def _steps_per_epoch(config: ConfigDict, sampler: Sampler) -> int:
@@ -283,47 +334,15 @@ def _check(config: ConfigDict) -> None:
 
 
 def _mean(pending: list[dict[str, jax.Array]]) -> dict[str, float]:
-    values = jax.device_get(pending)
-    means = {name: float(np.mean([v[name] for v in values])) for name in values[0]}
-    if not np.isfinite(means["loss"]):
-        raise InputError(
-            f"loss: expected a finite number, got {means['loss']} in the last {len(pending)} "
-            "steps; a lower optimizer.learning_rate or dtype=float32 may help"
-        )
-    return means
-
-
-def _progress(run: Training, step: int) -> Progress:
-    bar = Progress(
-        TextColumn("step {task.completed}/{task.total}"),
-        BarColumn(),
-        TextColumn("{task.fields[status]}, left"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
-    bar.add_task("", total=run.total_steps, completed=step, status="compiling")
-    return bar
+    """Means of the metrics over the steps that were finite."""
+    values = [v for v in jax.device_get(pending) if v["finite"]]
+    names = [name for name in pending[0] if name != "finite"]
+    return {name: float(np.mean([v[name] for v in values] or [np.nan])) for name in names}
 
 
 def _line(epoch: int, epochs: int, values: dict[str, float]) -> str:
     shown = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in values.items())
     return f"epoch {epoch}/{epochs}: validation {shown}"
-
-
-def signals() -> Callable[[int], bool]:
-    """Makes SIGINT and SIGTERM stop a run after the current step; a second one ends it at once."""
-    received: list[int] = []
-
-    def handle(number: int, frame: Any) -> None:
-        del frame
-        received.append(number)
-        signal.signal(number, signal.SIG_DFL)
-
-    # Several hosts would stop at different steps; checkpoint_every_steps bounds what they lose.
-    if jax.process_count() == 1:
-        signal.signal(signal.SIGINT, handle)
-        signal.signal(signal.SIGTERM, handle)
-    return lambda step: bool(received)
 
 
 def define_flags() -> None:
@@ -332,19 +351,25 @@ def define_flags() -> None:
     flags.DEFINE_bool("distributed", False, "Whether other hosts take part in the run.")
 
 
-def main(argv: list[str]) -> None:
-    """Trains, evaluates the best checkpoint on the test part and writes the report."""
+def main(argv: list[str]) -> int:
+    """Trains, evaluates the best checkpoint on the test part and writes the report.
+
+    Returns:
+        The exit status: `signals.STOPPED` if a signal stopped it and there is more to do.
+    """
     del argv
     given = flags.FLAGS
     if given.distributed:
         jax.distributed.initialize()
     config, folder = given.config, cli.workdir()
+    signals.describe(f"the same command resumes {folder}")
     runtime.setup(config.cpu_devices)
-    if not train(config, folder, signals()):
+    if not train(config, folder, lambda step: signals.requested()):
         print(f"stopped; the same command resumes {folder}")
-        return
+        return signals.STOPPED
     evaluate.evaluate(folder)
     evaluate.write_report(folder)
+    return 0
 
 
 if __name__ == "__main__":

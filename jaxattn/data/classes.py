@@ -79,4 +79,5 @@ def _log(dataset: Dataset, merged: dict[str, tuple[str, ...]], labels: np.ndarra
         f"{dataset.class_names[label]} {count}"
         for label, count in zip(left, left_counts, strict=True)
     )
-    logging.warning("%s: %s; left out: %s", dataset.name, kept, out or "nothing")
+    left_out = f"; left out: {out}" if out else ""
+    logging.warning("%s: %s%s", dataset.name, kept, left_out)

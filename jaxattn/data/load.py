@@ -61,6 +61,10 @@ def load_split(config: ConfigDict) -> tuple[Dataset, splits.Split]:
     leak = config.split.leak
     dataset = leaks.copies(load(config.dataset), leak)
     split = splits.make(dataset, **config.split)
+    if config.smoke:
+        few = config.evaluation.batch_size
+        for part in ("validation", "test"):
+            split[part] = split[part][:: max(1, len(split[part]) // few)][:few]
     if leak:
         logging.warning("%s", leaks.warning(leak, leaks.measure(dataset, split)))
     return dataset, split

@@ -6,6 +6,8 @@ Both give the same batches in the same order from any step on, so no loader stat
 import collections
 import functools
 import os
+import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -123,7 +125,8 @@ class Loader:
         if workers:
             if not flags.FLAGS.is_parsed():  # Grain reads flags; a notebook has not parsed any
                 flags.FLAGS.mark_as_parsed()
-            stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+            options = grain.MultiprocessingOptions(num_workers=workers)
+            stream = stream.mp_prefetch(options, worker_init_fn=_end_with_parent)
         return iter(stream)
 
 
@@ -217,6 +220,19 @@ def decode_all(
     with ThreadPoolExecutor() as pool:
         collections.deque(pool.map(decode, derived.copies(dataset.records)), maxlen=0)
     return arrays
+
+
+def _end_with_parent(worker: int, workers: int) -> None:
+    """Makes a worker process end when the program does, however that ends."""
+    del worker, workers
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _in_memory_limit() -> float:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
+from jaxattn import files
 from jaxattn.data import leaks
 from jaxattn.data.dataset import Dataset
 from jaxattn.data.tables import read_table
@@ -232,7 +233,7 @@ def write(path: Path, split: Mapping[str, np.ndarray], dataset: Dataset, leak: s
         for row in rows
     ]
     columns = 4 if leak else 3
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with files.replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         header = ("image_id", "lesion_id", "split", "leak")
         writer.writerows(line[:columns] for line in [header, *sorted(lines)])

@@ -7,14 +7,17 @@ part to the template. The page needs neither a network nor scripts.
 
 from pathlib import Path
 
+from jaxattn import files
 
-def write(run_dir: str | Path) -> Path:
-    """Writes ``report.html`` into a run folder.
+
+def write(run_dir: str | Path, out: Path | None = None) -> Path:
+    """Writes ``report.html`` into a run folder, or another one.
 
     Args:
         run_dir: A folder with ``config.json`` and ``evaluation/test.json``. ``log.jsonl``,
             ``split.csv``, ``evaluation/test_predictions.csv`` and ``evaluation/test_cases.npz`` are
             optional; a section whose file is missing says how to make it.
+        out: Where ``evaluation/`` lies and the report goes, if not in the run's folder.
 
     Returns:
         The path of the report, which embeds its pictures and loads nothing else.
@@ -26,7 +29,7 @@ def write(run_dir: str | Path) -> Path:
 
     from jaxattn.report import loading, sections
 
-    run = loading.load(Path(run_dir).expanduser())
+    run = loading.load(Path(run_dir).expanduser(), out)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("jaxattn.report", ""),
         autoescape=True,
@@ -35,6 +38,6 @@ def write(run_dir: str | Path) -> Path:
         lstrip_blocks=True,
     )
     page = environment.get_template("template.html.j2").render(sections.page(run))
-    path = run.folder / "report.html"
-    path.write_text(page + "\n", encoding="utf-8")
+    path = (out or run.folder) / "report.html"
+    files.write_text(path, page + "\n")
     return path

@@ -63,20 +63,22 @@ class Run:
         return str(self.evaluation.get("dataset", ""))
 
 
-def load(folder: Path) -> Run:
-    """Reads a run folder.
+def load(folder: Path, out: Path | None = None) -> Run:
+    """Reads a run folder, and its evaluation if that lies elsewhere, in ``out``.
 
     Raises:
         InputError: A required file is missing, or a file is damaged.
     """
     config = _read_config(folder / "config.json", f"{TRAIN}{folder}")
-    evaluation_path = folder / "evaluation" / "test.json"
+    results = (out or folder) / "evaluation"
+    evaluation_path = results / "test.json"
     evaluation = _read_json(evaluation_path, f"{EVALUATE}{folder}")
     evaluation = {_OLD_NAMES.get(name, name): value for name, value in evaluation.items()}
     if not evaluation.get("metrics", {}).get("per_class"):
         raise invalid(str(evaluation_path), "an evaluation with metrics.per_class", "none")
     names = list(evaluation["metrics"]["per_class"])
-    predictions_path = folder / "evaluation" / "test_predictions.csv"
+    config.evaluation.update(evaluation.get("settings") or {})
+    predictions_path = results / "test_predictions.csv"
     found = predictions.read(predictions_path, names) if predictions_path.is_file() else None
     images = evaluation["metrics"]["n"]
     if found and len(found) != images:
@@ -92,7 +94,7 @@ def load(folder: Path) -> Run:
         log=_read_log(folder / "log.jsonl"),
         parts=_read_parts(folder / "split.csv"),
         predictions=found,
-        cases=_read_cases(folder / "evaluation" / "test_cases.npz"),
+        cases=_read_cases(results / "test_cases.npz"),
     )
 
 

@@ -1,4 +1,6 @@
 import json
+import os
+import re
 import shutil
 import signal
 import subprocess
@@ -7,10 +9,20 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxattn import checkpoints, evaluate, predictions, run_dir, train
+from jaxattn import (
+    checkpoints,
+    evaluate,
+    losses,
+    predictions,
+    report,
+    run_dir,
+    signals,
+    train,
+)
 from jaxattn.checkpoints import Checkpoints
 from jaxattn.early_stopping import EarlyStopping
 from jaxattn.errors import InputError
@@ -216,10 +228,152 @@ def test_another_split_in_the_same_run_is_an_error(tiny_config, copied):
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_config, tmp_path):
     tiny_config.optimizer.update(name="sgd", learning_rate=1e30, schedule="constant", warmup=0.0)
-    with pytest.raises(
-        InputError, match="loss: expected a finite number, got .* a lower optimizer.learning_rate"
-    ):
+    with pytest.raises(InputError) as error:
         train.train(tiny_config, tmp_path / "run")
+    message = str(error.value)
+    assert re.match("(loss|gradients|state): expected (a )?finite", message)
+    assert "a lower optimizer.learning_rate" in message
+    assert not run_dir.has_checkpoint(tmp_path / "run")
+
+
+def test_a_step_that_is_not_finite_is_named_and_the_checkpoint_before_kept(
+    tiny_config, tmp_path, monkeypatch
+):
+    """One step's loss is NaN: the run stops there, or with skip_nonfinite goes on without it."""
+    make = losses.make
+
+    def broken(config, examples):
+        made = make(config, examples)
+
+        def loss(logits, maps, batch):
+            total, values = made(logits, maps, batch)
+            total = jnp.where((batch["row"] == poison).any(), jnp.nan, total)
+            return total, {**values, "loss": total}
+
+        loss.mask = made.mask
+        return loss
+
+    built = train.setup(tiny_config)
+    batch = built.sampler.batch(9)
+    poison = next(row for row in batch if all(row not in built.sampler.batch(s) for s in range(9)))
+    monkeypatch.setattr(losses, "make", broken)
+    with pytest.raises(InputError) as error:
+        train.train(tiny_config, tmp_path / "run")
+    assert "loss: expected a finite number, got nan in step 10; the checkpoint of step 8" in str(
+        error.value
+    )
+    for row in batch:
+        assert str(built.dataset.table["image_id"][row]) in str(error.value)
+    tiny_config.skip_nonfinite = 20  # a run may go on with another value
+    assert train.train(tiny_config, tmp_path / "run")
+    state, progress = final(tiny_config, tmp_path / "run")
+    assert progress["skipped"] == sum(poison in built.sampler.batch(s) for s in range(24)) > 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+    assert all(entry.get("loss", 0) is not None for entry in entries(tmp_path / "run"))
+
+
+def test_what_an_interrupted_start_leaves_is_replaced(tiny_config, whole, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.json.7.part").write_text('{"seed"')
+    (folder / "config.json.part").write_text("{")  # of older versions
+    with run_dir.opened(folder, train.setup(tiny_config).config):
+        assert sorted(path.name for path in folder.iterdir()) == ["config.json", "lock"]
+    for name in (run_dir.SPLIT, run_dir.CLASSES):
+        content = (whole / name).read_bytes()
+        (folder / name).write_bytes(content[: len(content) // 2])
+    built = train.setup(tiny_config)
+    run_dir.record_split(folder, built.split, built.dataset)
+    for name in (run_dir.SPLIT, run_dir.CLASSES):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_a_validation_that_was_cut_short_is_made_up_for(tiny_config, whole, tmp_path, monkeypatch):
+    """The state is saved before: killed in the second validation, nothing is trained again."""
+    validate, calls = evaluate.validate, []
+
+    def killed(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return validate(*arguments)
+
+    monkeypatch.setattr(evaluate, "validate", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(tiny_config, tmp_path / "run")
+    steps = []
+    assert train.train(tiny_config, tmp_path / "run", lambda step: steps.append(step))
+    assert steps[0] == 12
+    assert differing(final(tiny_config, whole)[0], final(tiny_config, tmp_path / "run")[0]) == []
+    assert final(tiny_config, whole)[1] == final(tiny_config, tmp_path / "run")[1]
+    validations = [e["step"] for e in entries(tmp_path / "run") if e["kind"] == "validation"]
+    assert validations == [6, 12, 18, 24]
+
+
+def test_a_damaged_latest_checkpoint_costs_no_more_than_its_steps(
+    tiny_config, copied, whole, capsys
+):
+    newest = max((copied / run_dir.CHECKPOINTS).iterdir(), key=lambda path: int(path.name))
+    next(newest.glob("state/d/*")).write_bytes(b"")
+    steps = []
+    assert train.train(tiny_config, copied, lambda step: steps.append(step))
+    said = capsys.readouterr()
+    assert "the checkpoint before is used" in said.err
+    assert "resuming at step 20 of 24" in said.out
+    assert steps == [20, 21, 22, 23]
+    assert differing(final(tiny_config, whole)[0], final(tiny_config, copied)[0]) == []
+
+
+def test_a_log_with_torn_and_damaged_lines(copied, capsys):
+    """Lines of steps that are taken again and a torn tail are cut off; nothing is rewritten."""
+    path = copied / run_dir.LOG
+    before = path.read_bytes()
+    lines = before.splitlines(keepends=True)
+    damaged = b"".join([*lines[:2], b'{"kind": "tr\n', *lines[2:]])
+    path.write_bytes(damaged + b'{"kind": "train", "st\0\0\0')
+    log = run_dir.Log(copied, 24)
+    log.write("train", 28, loss=float("nan"))
+    log.close()
+    assert "2 damaged lines" in capsys.readouterr().err
+    assert path.read_bytes() == damaged + b'{"kind": "train", "step": 28, "loss": null}\n'
+    run_dir.Log(copied, 12).close()
+    kept = path.read_bytes()
+    assert damaged.startswith(kept)
+    assert max(json.loads(line)["step"] for line in kept.splitlines()[3:]) == 12
+    run_dir.Log(copied, 12, validated=False).close()
+    assert json.loads(path.read_bytes().splitlines()[-1])["kind"] == "train"
+
+
+def test_settings_of_evaluation_may_change_after_training(copied, tmp_path):
+    config = run_dir.read_config(copied)
+    config.evaluation.grad_cam = "Conv_0"
+    assert train.train(config, copied, lambda step: pytest.fail("a step was taken"))
+    out = tmp_path / "elsewhere"
+    settings = {"tta": 8, "logit_adjustment": 1.0, "overlay.alpha": 0.25}
+    result = evaluate.evaluate(copied, out=out, settings=settings)
+    assert result["settings"]["tta"] == 8
+    assert result["settings"]["overlay"]["alpha"] == 0.25
+    assert "map/grad_cam" in np.load(out / "evaluation" / "test_cases.npz")
+    assert not (copied / "evaluation").exists()
+    report.write(copied, out)
+    assert (out / "report.html").exists()
+    assert not (copied / "report.html").exists()
+    with pytest.raises(InputError, match=r"evaluation.grad_cam: expected one of .*Conv_0"):
+        evaluate.evaluate(copied, settings={"grad_cam": "Conv_9"})
+
+
+def test_a_metric_that_is_undefined_cannot_choose(tiny_config):
+    built = train.setup(tiny_config)
+    name = built.dataset.class_names[0]
+    tiny_config.update(best="macro_auc", target_class=name)
+    split = {**built.split, "validation": np.flatnonzero(built.dataset.labels == 0)}
+    with pytest.raises(InputError, match=r"best: expected a metric that is defined .*'macro_auc'"):
+        evaluate.check_criteria(tiny_config, built.dataset, split)
+    tiny_config.update(best="loss", early_stopping={"metric": "auc"})
+    split["validation"] = np.flatnonzero(built.dataset.labels > 0)
+    with pytest.raises(InputError, match=r"early_stopping.metric: expected .*'auc'"):
+        evaluate.check_criteria(tiny_config, built.dataset, split)
+    evaluate.check_criteria(tiny_config, built.dataset, built.split)
 
 
 WRONG = [
@@ -245,6 +399,8 @@ WRONG = [
     ({"split.test": 2.0}, "split.test: expected"),
     ({"crops.strategy": "random", "dataset.image_size": 0}, "dataset.image_size: expected a size"),
     ({"target_class": "mole"}, "target_class: expected one of"),
+    ({"evaluation.grad_cam": "Conv_9"}, "evaluation.grad_cam: expected one of"),
+    ({"init_from": "nowhere"}, "nowhere: expected a folder that a tools/convert_*.py wrote"),
 ]
 
 
@@ -292,13 +448,15 @@ def test_the_command_line_stops_on_a_signal_resumes_evaluates_and_reports(tmp_pa
         time.sleep(0.1)
     running.send_signal(signal.SIGTERM)
     out, _ = running.communicate()
-    assert running.returncode == 0
+    assert running.returncode == signals.STOPPED == os.EX_TEMPFAIL
     assert f"the same command resumes {folder}" in out
     stopped = max(entry["step"] for entry in entries(folder))
     assert 2 <= stopped < 60
     resumed = start(f"--workdir={folder}")
     out, err = resumed.communicate()
     assert resumed.returncode == 0, err
+    assert f"resuming at step {stopped} of 60" in out
+    assert "step 60/60: " in err  # a line where there is no terminal
     # Each step was taken once, in one of the two processes.
     taken = [entry["step"] for entry in entries(folder) if entry["kind"] == "train"]
     assert taken == list(range(1, 61))
