@@ -20,6 +20,7 @@ COMMANDS = {
     "compare": "jaxattn.compare",
     "cross-validate": "jaxattn.cross_validate",
     "report": "jaxattn.report.__main__",
+    "predict": "jaxattn.predict",
     "export": "jaxattn.export.__main__",
     "demo": "jaxattn.demo.__main__",
 }

@@ -1,0 +1,226 @@
+"""Classifies images: ``python -m jaxattn.predict --run=runs/ham_irv2 PATHS...``.
+
+PATHS are files, folders and glob patterns, see `jaxattn.data.files.find`. Each image gets a row,
+on standard output or in ``--out``; one that cannot be read gets a row that says why. The exit
+status is 0, 2 if nothing could be done at all, and 3 if some images could not be read.
+"""
+
+import collections
+import contextlib
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from absl import flags
+from PIL import Image
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from jaxattn import cli, overlays, run_dir, runtime
+from jaxattn.data import files
+from jaxattn.errors import invalid
+from jaxattn.run import Prediction, Run, adjusted, check_ensemble, load_run, stream
+from jaxattn.submissions import FORMATS, Format, Row
+
+#: The command takes arguments that are no flags.
+POSITIONAL = True
+
+#: Exit status if some images could not be read.
+UNREADABLE = 3
+
+
+def rows(runs: Sequence[Run], predictions: Iterable[Prediction]) -> Iterator[Row]:
+    """What is written of each prediction of a file."""
+    names = runs[0].class_names
+    for each in predictions:
+        path = Path(str(each.source))
+        if each.error:
+            yield Row(path.stem, str(path), error=each.error)
+            continue
+        scores = adjusted(runs, each.probabilities[None])[0]
+        prediction = names[scores.argmax()]
+        yield Row(path.stem, str(path), each.probabilities, scores / scores.sum(), prediction)
+
+
+def run_folders(given: Sequence[str]) -> list[Path]:
+    """The folders of runs; a folder of runs, such as a cross-validation's, stands for all of them.
+
+    Raises:
+        InputError: There is no run.
+    """
+    found = []
+    for each in given:
+        folder = Path(each).expanduser()
+        inside = sorted(path.parent for path in folder.glob(f"*/{run_dir.CONFIG}"))
+        found += inside if inside and not (folder / run_dir.CONFIG).exists() else [folder]
+    return found
+
+
+class OverlayWriter:
+    """Writes the maps of images over what the model saw, as PNG files."""
+
+    def __init__(self, folder: Path, runs: Sequence[Run]):
+        self._folders = [folder] if len(runs) == 1 else [folder / str(i) for i in range(len(runs))]
+        self._runs = runs
+        self._used: collections.Counter[str] = collections.Counter()
+        for each in self._folders:
+            each.mkdir(parents=True, exist_ok=True)
+
+    def write(self, prediction: Prediction) -> None:
+        """Writes ``IMAGE_ID.MAP.png`` for each map; a second image of that id gets a number."""
+        if prediction.error:
+            return
+        name = Path(str(prediction.source)).stem
+        self._used[name] += 1
+        name += f"-{self._used[name]}" if self._used[name] > 1 else ""
+        for folder, run, maps, pixels in zip(
+            self._folders, self._runs, prediction.maps, prediction.pixels, strict=True
+        ):
+            for kind, values in maps.items():
+                drawn = overlays.overlay(run.seen(pixels), values, **run.config.evaluation.overlay)
+                Image.fromarray(drawn).save(folder / f"{name}.{kind}.png")
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[TextIO]:
+    """A text file that appears when it is complete, in place of an old one.
+
+    Raises:
+        InputError: It cannot be written.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(0, "a folder")
+        # A name may hold bytes that are not UTF-8.
+        file = part.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+    except OSError as error:
+        raise invalid("--out", "a file to write to", f"{path} ({error.strerror})") from error
+    try:
+        with file:
+            yield file
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+class _Rate(ProgressColumn):
+    """Images per second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.finished_speed or task.speed or 0:.1f} images/s")
+
+
+def write(
+    put: Callable[[str], object],
+    runs: Sequence[Run],
+    paths: Sequence[Path],
+    form: Format,
+    drawn: OverlayWriter | None = None,
+    batch_size: int = 0,
+) -> int:
+    """Classifies files and writes their rows, with a progress bar on standard error.
+
+    Args:
+        put: Takes the text.
+        runs: One run, or an ensemble.
+        paths: The files.
+        form: How to write.
+        drawn: Where to draw maps; None for nowhere.
+        batch_size: See `run.stream`.
+
+    Returns:
+        How many could not be read; each is named on standard error too if the format cannot.
+    """
+
+    def drawing(predictions: Iterable[Prediction]) -> Iterator[Prediction]:
+        for each in predictions:
+            if drawn:
+                drawn.write(each)
+            yield each
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate())
+    unreadable = 0
+    put(form.header)
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+        predictions = stream(runs, paths, batch_size=batch_size, maps=drawn is not None)
+        shown = progress.track(predictions, len(paths), description="predicting")
+        for row in rows(runs, drawing(shown)):
+            unreadable += bool(row.error)
+            text = form.line(row)
+            put(text)
+            if row.error and not text:
+                progress.console.print(row.error, markup=False, highlight=False, soft_wrap=True)
+    return unreadable
+
+
+def check_unique(paths: Sequence[Path]) -> None:
+    """Raises InputError if two files have one image_id, which a challenge refuses."""
+    first: dict[str, Path] = {}
+    for path in paths:
+        other = first.setdefault(path.stem, path)
+        if other is not path:
+            raise invalid("PATHS", "one file for each image id", f"{other} and {path}")
+
+
+def define_flags() -> None:
+    """Defines the flags of the command line."""
+    flags.DEFINE_multi_string(
+        "run",
+        None,
+        "Folder of a run, or of several runs; given repeatedly: an ensemble, the mean of their "
+        "probabilities.",
+        required=True,
+    )
+    flags.DEFINE_enum("checkpoint", "best", ("best", "latest"), "The checkpoint of each run.")
+    flags.DEFINE_string("out", "", "File to write; by default standard output.")
+    flags.DEFINE_string("format", "csv", f"How to write: {', '.join(FORMATS)}.")
+    flags.DEFINE_string("overlays", "", "Folder for images with attention and Grad-CAM; '': none.")
+    flags.DEFINE_integer("tta", 0, "Test-time augmentation, 1 or 8; 0: the run's own.")
+    flags.DEFINE_integer("batch_size", 0, "Images at once; 0: the run's own.", lower_bound=0)
+    cli.define_plugin_flag()
+
+
+def main(argv: list[str]) -> int:
+    """The command line."""
+    given = flags.FLAGS
+    warnings.filterwarnings("ignore", module="PIL")  # of odd files that it reads all the same
+    make_format = FORMATS[given.format]
+    paths, skipped = files.find(argv[1:])
+    if not paths:
+        raise invalid("PATHS", "images", f"none ({skipped} other files)" if skipped else "none")
+    folders = run_folders(given.run)
+    runtime.setup(run_dir.read_config(folders[0]).cpu_devices)
+    explain = bool(given.overlays)
+    runs = [load_run(each, given.checkpoint, tta=given.tta, explain=explain) for each in folders]
+    check_ensemble(runs)
+    form = make_format(runs[0].class_names)
+    if form.unique:
+        check_unique(paths)
+    with contextlib.ExitStack() as stack:
+        drawn = OverlayWriter(Path(given.overlays).expanduser(), runs) if explain else None
+        out = Path(given.out).expanduser()
+        put = stack.enter_context(atomic(out)).write if given.out else sys.stdout.write
+        unreadable = write(put, runs, paths, form, drawn, given.batch_size)
+    text = f"{len(paths)} images: {len(paths) - unreadable} classified"
+    text += f", {unreadable} could not be read" if unreadable else ""
+    text += f"; {skipped} other files skipped" if skipped else ""
+    print(text, file=sys.stderr)
+    return UNREADABLE if unreadable else 0
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run_main(main, positional=POSITIONAL)
