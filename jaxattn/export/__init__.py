@@ -15,6 +15,7 @@ from pathlib import Path
 from jaxattn.errors import invalid
 from jaxattn.export import card, stablehlo, weights
 from jaxattn.export.formats import FORMATS
+from jaxattn.files import PART, unwritable
 from jaxattn.run import Run
 
 __all__ = ["DEFAULT", "FORMATS", "card", "stablehlo", "weights", "write"]
@@ -40,17 +41,14 @@ def write(run: Run, out: Path, formats: Sequence[str] = DEFAULT) -> None:
     chosen = [FORMATS[name] for name in formats]
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise invalid("--out", "a new folder", f"{out}, which exists")
-    part = out.absolute().with_name(f".{out.absolute().name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    part = out.absolute().with_name(f".{out.absolute().name}{PART}")
     try:
+        shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-    except OSError as error:
-        raise invalid(
-            "--out", "a folder that can be written", f"{out} ({error.strerror})"
-        ) from error
-    try:
         for write_format in chosen:
             write_format(run, part)
         part.rename(out)
+    except OSError as error:
+        raise unwritable(out, error) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)

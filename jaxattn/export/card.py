@@ -24,8 +24,9 @@ JSON, MARKDOWN = "model_card.json", "README.md"
 EVALUATION = "evaluation/test.json"
 
 INTENDED = (
-    "Research on skin-lesion classifiers and teaching: comparing methods, studying what a network "
-    "attends to, a starting point for training. Dermoscopic images, one lesion each."
+    "For research on skin-lesion classifiers and for teaching: comparing methods, studying what a "
+    "network attends to, starting further training. Images like those it was trained on, one "
+    "lesion each."
 )
 NOT_INTENDED = (
     "Not for diagnosis, triage or any other decision about a person: it is no medical device and "
@@ -96,7 +97,8 @@ def markdown(facts: Mapping[str, Any], files: list[str]) -> str:
 
 def data(name: str) -> dict[str, Any]:
     """Name, title, licence, source and citation of a data set; what is not known is None."""
-    sheets = json.loads(resources.files("jaxattn.export").joinpath("datasets.json").read_text())
+    file = resources.files("jaxattn.export").joinpath("datasets.json")
+    sheets = json.loads(file.read_text(encoding="utf-8"))
     unknown = dict.fromkeys(("title", "licence", "source", "citation", "population"))
     return {"name": name, **unknown, **sheets.get(name, {})}
 

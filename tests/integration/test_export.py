@@ -122,7 +122,10 @@ def test_the_card_counts_what_the_run_counted(trained):
     assert card["evaluation"]["metrics"]["accuracy"] == pytest.approx(right)
     assert card["evaluation"]["measured_leak"] == {"lesion": 0, "image": 0}
     text = (trained / "out" / "README.md").read_text()
-    assert f"| accuracy | {right:.3f}" in text
+    low, high = card["evaluation"]["intervals"]["accuracy"]
+    assert low <= right <= high
+    assert f"| accuracy | {right:.3f} [{low:.3f}, {high:.3f}] |" in text
+    assert f"In brackets: {card['evaluation']['intervals']['method']}." in text
     assert "`predict.py`" in text
 
 

@@ -114,12 +114,12 @@ def test_nothing_is_overwritten_and_nothing_left_behind(tiny_config, tmp_path, m
 
     def fail(run, folder):
         (folder / "half").write_text("")
-        raise OSError("disk full")
+        raise OSError(28, "No space left on device")
 
     monkeypatch.setitem(export.FORMATS, "fails", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(InputError, match="can be written, got No space left on device"):
         export.write(run, tmp_path / "out", ["card", "fails"])
-    with pytest.raises(InputError, match="--out: expected a folder that can be written"):
+    with pytest.raises(InputError, match="out: expected a place that can be written"):
         export.write(run, tmp_path / "taken" / "thesis.tex" / "out", ["card"])
     with pytest.raises(InputError, match="--format: expected one of .*'safetensors'"):
         export.write(run, tmp_path / "out", ["safetensor"])
