@@ -54,7 +54,8 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, channels)
         if self.use_running_average:
             factor = lax.rsqrt(variances.value + self.epsilon) * scale
-            return ((x - means.value) * factor + bias).astype(self.dtype)
+            mean, factor, bias = (each[None, None, None] for each in (means.value, factor, bias))
+            return ((x.astype(jnp.float32) - mean) * factor + bias).astype(self.dtype)
         y, mean, variance = batch_norm(x, scale, bias, self.epsilon)
         if not self.is_initializing():
             for kept, new in ((means, mean), (variances, variance)):
