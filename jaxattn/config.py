@@ -64,7 +64,8 @@ def base() -> ConfigDict:
     )
     config.split = ConfigDict(  # see jaxattn.data.splits
         dict(
-            strategy="lesion",  # lesion, datta, official, folds, file
+            strategy="lesion",  # lesion, patient, datta, official, folds, file
+            duplicates="report",  # one photograph under two ids: report, together, drop
             fold=0,  # folds: which one
             folds=3,  # folds: how many; python -m jaxattn.cross_validate runs all of them
             leak="",  # a published protocol that leaks test data, see jaxattn.data.leaks

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from jaxattn import config as configs
 from jaxattn import files, lock, reading
-from jaxattn.data import splits
+from jaxattn.data import fingerprint, splits
 from jaxattn.data.dataset import Dataset
 from jaxattn.errors import InputError, invalid
 from jaxattn.files import write_json as write_json  # of the files below
@@ -28,7 +28,7 @@ SPLIT = "split.csv"
 LOG = "log.jsonl"
 CHECKPOINTS = "checkpoints"
 ORIGIN = "origin.json"  # where the initial weights come from
-CLASSES = "classes.json"  # names, training images of each, and how images were prepared
+CLASSES = "classes.json"  # names, training images of each, how images were prepared, fingerprint
 
 
 @contextlib.contextmanager
@@ -125,10 +125,12 @@ def record_split(
         writes: Whether to write what is missing.
 
     Raises:
-        InputError: The recorded split differs.
+        InputError: The recorded split differs, or the data set has other pixels or labels.
     """
     path = folder / SPLIT
     begun = has_checkpoint(folder)  # if not, what is there is of an interrupted start
+    if begun:
+        check_data(folder, dataset)
     if begun and path.exists():
         recorded = splits.read(path, dataset, leak)
         for name in splits.PARTS:
@@ -144,8 +146,21 @@ def record_split(
         if not begun or not (folder / CLASSES).exists():
             counts = np.bincount(dataset.labels[split["train"]], minlength=len(dataset.class_names))
             classes = dict(zip(dataset.class_names, counts.tolist(), strict=True))
-            facts = {"dataset": dataset.name, "prepared_size": dataset.prepared_size}
-            write_json(folder / CLASSES, facts | {"training_images": classes})
+            facts: dict[str, Any] = {
+                "dataset": dataset.name,
+                "prepared_size": dataset.prepared_size,
+            }
+            facts |= {"fingerprint": dict(dataset.fingerprint), "training_images": classes}
+            write_json(folder / CLASSES, facts)
+
+
+def check_data(folder: Path, dataset: Dataset) -> None:
+    """Raises InputError if a run was trained on other data than a data set under these ids."""
+    path = folder / CLASSES
+    if path.is_file():
+        with reading.reading(path, "the JSON that training wrote"):
+            recorded = dict(json.loads(path.read_text()).get("fingerprint", {}))
+        fingerprint.check(str(path), recorded, dataset.fingerprint, dataset.name)
 
 
 def read_classes(folder: Path) -> dict[str, Any]:

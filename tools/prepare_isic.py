@@ -1,10 +1,10 @@
-"""Prepares the ISIC 2016 or the ISIC 2017 challenge for training.
+"""Prepares one of the ISIC challenges of 2016 to 2020 for training.
 
     python tools/prepare_isic.py --year=2017 --source=DIR --out=DIR [--size=N] [--skip-bad]
         [--overwrite]
 
 DIR holds the challenge's folders and tables, unpacked, under their own names, see
-`jaxattn.data.sources.isic`. The official parts are kept: ``--config.split.strategy=official``
+`jaxattn.data.sources`. The official parts are kept: ``--config.split.strategy=official``
 trains, validates and tests on them. The same as ``python -m jaxattn.prepare --dataset=isic2017``.
 """
 
@@ -20,6 +20,8 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    prepare.define_flags(dataset="")
-    flags.DEFINE_enum("year", None, ["2016", "2017"], "Which challenge.", required=True)
+    prepare.define_flags()
+    flags.DEFINE_enum(
+        "year", None, ["2016", "2017", "2018", "2019", "2020"], "Which challenge.", required=True
+    )
     cli.run_main(main)

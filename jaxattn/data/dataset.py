@@ -53,6 +53,8 @@ class Dataset:
             (Annotated loosely: checking the type of an item would decode an image.)
         prepared_size: Length in pixels to which preparation shrank the shorter side; None: not at
             all.
+        fingerprint: Checksums of the whole data set as prepared, see `jaxattn.data.fingerprint`;
+            {} where there are none.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Dataset:
     table: Mapping[str, np.ndarray]
     records: Sequence[Any]
     prepared_size: int | None = None
+    fingerprint: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.table["label"])

@@ -3,7 +3,7 @@
 import io
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Shaped, UInt8
@@ -32,33 +32,55 @@ FORMATS = (
 )
 
 
-def encode_image(path: Path, size: int | None) -> tuple[bytes, tuple[int, int], tuple[int, int]]:
-    """Reads a JPEG file, decodes it completely, and shrinks it if asked to.
+#: What `encode_image` reads.
+SOURCE_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
+
+
+class Encoded(NamedTuple):
+    """An image as it is stored.
+
+    Attributes:
+        data: JPEG or PNG bytes. Kept bytes keep their EXIF, which `decode_image` heeds.
+        given: ``(width, height)`` of the file as the image is seen: turned as EXIF says.
+        size: ``(width, height)`` of ``data``, likewise.
+        pixels: What ``data`` decodes to, RGB, uint8 ``(H, W, 3)``.
+    """
+
+    data: bytes
+    given: tuple[int, int]
+    size: tuple[int, int]
+    pixels: UInt8[np.ndarray, "H W 3"]
+
+
+def encode_image(path: Path, size: int | None) -> Encoded:
+    """Reads an image file, decodes it completely, and shrinks it if asked to.
+
+    The bytes of a JPEG, or of a PNG in 8-bit RGB, are kept where nothing is shrunk. What is shrunk
+    is a JPEG of quality 95; other files become a PNG of the pixels of `decode_image`.
 
     Args:
-        path: The file.
+        path: The file, of one of ``SOURCE_FORMATS``.
         size: Length of the shorter side to shrink to, in pixels; None, or a length that the image
-            does not exceed, keeps the file's bytes. The aspect ratio is kept.
-
-    Returns:
-        JPEG bytes, and ``(width, height)`` of the file and of those bytes, both as the image is
-        seen: turned as EXIF says. Kept bytes keep their EXIF, which `decode_image` heeds.
+            does not exceed, keeps its size. The aspect ratio is kept.
 
     Raises:
-        InputError: The file cannot be decoded completely, or is no JPEG.
+        InputError: The file cannot be decoded completely, or is of another format.
     """
     try:
         data = path.read_bytes()
-        with _opened(data, ("JPEG",)) as image:
+        with _opened(data, SOURCE_FORMATS) as image:
             given = upright_size(image)
             wanted = _shrunk(given, size)
-            if wanted == given:
-                image.load()
-            else:
+            plain = image.format == "PNG" and image.mode == "RGB" and _orientation(image) == 1
+            if wanted != given:
                 data = _small_jpeg(image, wanted)
+                return Encoded(data, given, wanted, decode_image(data, None))
+            pixels = _upright_rgb(image)
+            if not plain and image.format not in ("JPEG", "MPO"):
+                data = _png(pixels)
+            return Encoded(data, given, wanted, np.asarray(pixels))
     except DECODE_ERRORS as error:
-        raise undecodable(path, "JPEG", error) from error
-    return data, given, wanted
+        raise undecodable(path, "image", error) from error
 
 
 def undecodable(path: Path, kind: str, error: Exception) -> InputError:
@@ -69,7 +91,7 @@ def undecodable(path: Path, kind: str, error: Exception) -> InputError:
 def encode_mask(
     path: Path, image_path: Path, image_size: tuple[int, int], size: tuple[int, int]
 ) -> bytes:
-    """Reads a binary mask in any PNG flavour and writes it as a one-channel PNG of 0 and 255.
+    """Reads a binary mask in any flavour and writes it as a one-channel PNG of 0 and 255.
 
     The threshold is on luminance, because some masks are palette files in which index 0 is white.
 
@@ -92,14 +114,15 @@ def encode_mask(
 
 
 def read_mask(path: Path) -> Bool[np.ndarray, "H W"]:
-    """Reads a binary mask in any PNG flavour, see `encode_mask`."""
+    """Reads a binary mask in any flavour, see `encode_mask`."""
     try:
-        with Image.open(path, formats=("PNG",)) as file:
+        with Image.open(path, formats=SOURCE_FORMATS) as opened:
+            file = ImageOps.exif_transpose(opened)
             # 16-bit files keep their range: converting to 8 bits would clip, not scale.
             deep = file.mode.startswith("I")
             luminance = np.asarray(file if deep else file.convert("L"))
     except DECODE_ERRORS as error:
-        raise undecodable(path, "PNG", error) from error
+        raise undecodable(path, "image", error) from error
     white = 65535 if deep else 255
     binary = luminance > white // 2
     if luminance.any() and not binary.any():

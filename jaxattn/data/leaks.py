@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Int
 
-from jaxattn.data import derived
+from jaxattn.data import derived, duplicates
 from jaxattn.data.dataset import Dataset
 from jaxattn.errors import invalid, unknown
 
@@ -92,14 +92,26 @@ def measure(dataset: Dataset, split: Mapping[str, Int[np.ndarray, " rows"]]) -> 
 
     Returns:
         Shares of the test images, in [0, 1]: ``lesion``, whose lesion is in training, and
-        ``image``, which are in training themselves, perhaps moved.
+        ``image``, which are in training themselves, perhaps moved. Where the table has them,
+        ``patient``, whose patient is in training; ``same_pixels``, which are in training under
+        any name; and ``near_duplicate``, which look like one in training or are the same, see
+        `jaxattn.data.hashes`.
     """
-    columns = {"lesion": dataset.table["lesion_id"]}
-    columns["image"] = dataset.table.get("source", dataset.table["image_id"])
-    return {
+    table = dataset.table
+    columns = {"lesion": table["lesion_id"], "image": table.get("source", table["image_id"])}
+    if "patient_id" in table:
+        # An unknown patient is no other's.
+        known = table["patient_id"] != ""
+        columns["patient"] = np.where(known, table["patient_id"], columns["image"])
+    found = {
         name: float(np.isin(column[split["test"]], column[split["train"]]).mean())
         for name, column in columns.items()
     }
+    # The moved copies of a protocol have the hashes of their originals, and are counted already.
+    if duplicates.has_hashes(dataset) and "source" not in table:
+        same, near = duplicates.find(dataset, split["test"], split["train"])
+        found |= {"same_pixels": float(same.mean()), "near_duplicate": float(near.mean())}
+    return found
 
 
 def warning(leak: str, measured: Mapping[str, float]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from absl import logging
 from ml_collections import ConfigDict
 
-from jaxattn.data import classes, leaks, splits
+from jaxattn.data import classes, duplicates, leaks, splits
 from jaxattn.data.dataset import Dataset
 from jaxattn.errors import invalid
 from jaxattn.registry import Registry
@@ -53,7 +53,8 @@ def load(config: ConfigDict) -> Dataset:
 def load_split(config: ConfigDict) -> tuple[Dataset, splits.Split]:
     """The data set of a config and the rows of each part of its split.
 
-    Warns of a split that leaks, with the share of test images that training knows.
+    Warns of a split that leaks, with the share of test images that training knows, and of
+    photographs that are in two parts.
 
     Raises:
         InputError: A field of ``config.dataset`` or ``config.split`` is wrong.
@@ -67,4 +68,6 @@ def load_split(config: ConfigDict) -> tuple[Dataset, splits.Split]:
             split[part] = split[part][:: max(1, len(split[part]) // few)][:few]
     if leak:
         logging.warning("%s", leaks.warning(leak, leaks.measure(dataset, split)))
+    else:
+        duplicates.warn(dataset, duplicates.count(dataset, split), config.split.duplicates)
     return dataset, split

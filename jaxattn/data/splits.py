@@ -5,6 +5,7 @@ data set's table. It depends on the image ids, not on the order of the records.
 """
 
 import csv
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxattn import files
+from jaxattn.data import duplicates as repeated
 from jaxattn.data import leaks
 from jaxattn.data.dataset import Dataset
 from jaxattn.data.tables import read_table
@@ -19,7 +21,7 @@ from jaxattn.errors import invalid, unknown
 
 Split = dict[str, Int[np.ndarray, " rows"]]
 PARTS = ("train", "validation", "test")
-STRATEGIES = ("lesion", "datta", "official", "folds", "file")
+STRATEGIES = ("lesion", "patient", "datta", "official", "folds", "file")
 
 
 def make(
@@ -33,17 +35,19 @@ def make(
     fold: int = 0,
     folds: int = 3,
     leak: str = "",
+    duplicates: str = "report",
 ) -> Split:
     """Splits a data set so that no lesion is in two parts, unless a leak is asked for.
 
     Args:
         dataset: The data set.
-        strategy: ``lesion``: lesions are drawn by class; ``datta``: as Datta et al. 2021, the test
-            part is drawn by class from the lesions that have exactly one image; ``official``: the
-            parts of the data set's challenge, the validation part drawn by class from the training
-            part if there is none; ``folds``: as Gessert et al. 2019, the lesions are cut by class
-            into ``folds`` + 1 parts of one size, the first of which is the test part of every fold
-            and another one each fold's validation part; ``file``: a CSV of image_id and split.
+        strategy: ``lesion``: lesions are drawn by class; ``patient``: patients are; ``datta``: as
+            Datta et al. 2021, the test part is drawn by class from the lesions that have exactly
+            one image; ``official``: the parts of the data set's challenge, the validation part
+            drawn by class from the training part if there is none; ``folds``: as Gessert et al.
+            2019, the lesions are cut by class into ``folds`` + 1 parts of one size, the first of
+            which is the test part of every fold and another one each fold's validation part;
+            ``file``: a CSV of image_id and split.
         seed: Seed of the draw.
         test: The test part, a fraction of the lesions (``lesion``) or of the lesions with one
             image (``datta``), in (0, 1).
@@ -57,6 +61,10 @@ def make(
         leak: ``select_on_test``: the test part is the validation part as well (Datta et al. 2021);
             ``koefler``: the split of Köfler 2023 of a data set with its copies, see `leaks.copies`,
             whatever the other arguments; ``gessert``: ``folds`` are cut by image, not by lesion.
+        duplicates: What is done about images of one photograph under several ids, see
+            `jaxattn.data.duplicates`: ``report``: nothing here; ``together``: where parts are
+            drawn, their lesions count as one; ``drop``: they are left out of training and
+            validation if a later part has one.
 
     Returns:
         The rows of each of ``PARTS``. Images that the CSV does not name are in no part.
@@ -68,6 +76,16 @@ def make(
     if strategy not in STRATEGIES:
         raise unknown("split.strategy", strategy, STRATEGIES)
     leaks.check(leak)
+    if duplicates != "report":
+        _check_duplicates(duplicates, strategy, file, leak)
+    if duplicates == "drop":
+        drawn = {"seed": seed, "fold": fold, "folds": folds}
+        whole = make(dataset, strategy, test=test, validation=validation, file=file, **drawn)
+        return repeated.drop(dataset, whole)
+    if strategy == "patient":
+        dataset, strategy = _by_patient(dataset), "lesion"
+    if duplicates == "together":
+        dataset = _relabelled(dataset, repeated.groups(dataset))
     if leak == "koefler":
         return leaks.draw_koefler(dataset)
     if (leak == "gessert" or file.endswith(".npz")) and strategy != "folds":
@@ -91,6 +109,31 @@ def make(
         del split["validation"]
     check(split, dataset)
     return split | {"validation": split["test"]} if leak else split
+
+
+def _check_duplicates(duplicates: str, strategy: str, file: str, leak: str) -> None:
+    if duplicates not in repeated.ACTIONS:
+        raise unknown("split.duplicates", duplicates, repeated.ACTIONS)
+    if leak:
+        raise invalid("split.duplicates", f"report with split.leak={leak!r}", repr(duplicates))
+    if duplicates == "together" and (strategy in ("official", "file") or file):
+        given = f"split.strategy={strategy!r}, whose parts are given"
+        raise invalid("split.duplicates", f"report or drop with {given}", repr(duplicates))
+
+
+def _by_patient(dataset: Dataset) -> Dataset:
+    """The data set with patients for lesions; where a patient is unknown, the lesion stays."""
+    if "patient_id" not in dataset.table:
+        others = ", ".join(name for name in STRATEGIES if name != "patient")
+        raise invalid(
+            "split.strategy", f"one of {others} for {dataset.name}, without patients", "'patient'"
+        )
+    patients, lesions = dataset.table["patient_id"], dataset.table["lesion_id"]
+    return _relabelled(dataset, np.where(patients == "", lesions, patients))
+
+
+def _relabelled(dataset: Dataset, lesions: np.ndarray) -> Dataset:
+    return dataclasses.replace(dataset, table={**dataset.table, "lesion_id": lesions})
 
 
 def _official(dataset: Dataset, seed: int, validation: float, leak: str) -> Split:
@@ -119,7 +162,11 @@ def _draw(dataset: Dataset, strategy: str, seed: int, test: float, validation: f
     lesions, first, lesion_of_row, images = np.unique(
         dataset.table["lesion_id"], return_index=True, return_inverse=True, return_counts=True
     )
+    # The rarest class of each: a patient, unlike a lesion, may have several.
+    counts = np.bincount(dataset.labels, minlength=len(dataset.class_names))
+    order = np.argsort(counts[dataset.labels], kind="stable")
     classes = dataset.labels[first]
+    classes[lesion_of_row[order[::-1]]] = dataset.labels[order[::-1]]
     part = np.full(len(lesions), "train", dtype="<U10")
     pool = np.flatnonzero(images == 1) if strategy == "datta" else np.arange(len(lesions))
     part[_stratified(pool, classes, test, seed, "test", dataset)] = "test"

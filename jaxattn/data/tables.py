@@ -29,7 +29,7 @@ class CsvRow:
 
     def error(self, field: str, expected: str) -> InputError:
         """The error for a wrong ``field`` of this row."""
-        return invalid(self._place(field), expected, repr(self.fields[field]))
+        return invalid(self.place(field), expected, repr(self.fields[field]))
 
     def text(self, field: str) -> str:
         """A field that must not be empty.
@@ -48,7 +48,7 @@ class CsvRow:
             InputError: It is none of them.
         """
         if self.fields[field] not in known:
-            raise unknown(self._place(field), self.fields[field], known)
+            raise unknown(self.place(field), self.fields[field], known)
         return self.fields[field]
 
     def number(self, field: str, low: int, high: int) -> float:
@@ -77,12 +77,15 @@ class CsvRow:
                 raise self.error(field, "0 or 1")
         return [field for field, value in values.items() if value]
 
-    def _place(self, field: str) -> str:
+    def place(self, field: str) -> str:
+        """What errors call a field of this row."""
         return f"{self.path}, row {self.row}, {field}"
 
 
-def read_table(path: Path, columns: Sequence[str], *, has_header: bool = True) -> list[CsvRow]:
-    """Reads a comma-separated file.
+def read_table(
+    path: Path, columns: Sequence[str], *, likely: Sequence[str] = (), has_header: bool = True
+) -> list[CsvRow]:
+    """Reads a table: fields separated by commas, tabs or semicolons, whichever the header has.
 
     Accepts a byte order mark, further columns, blank lines and blanks around a field; blanks inside
     a column's name read as underscores.
@@ -90,16 +93,19 @@ def read_table(path: Path, columns: Sequence[str], *, has_header: bool = True) -
     Args:
         path: The file, UTF-8.
         columns: Columns that it must have; without a header all of its columns, in order.
+        likely: Further columns that it may have.
         has_header: Whether the first row names the columns.
 
     Returns:
         Its rows, at least one.
 
     Raises:
-        InputError: The file cannot be read, is empty, is not UTF-8, lacks a column, or has a row
-            with too few or too many fields.
+        InputError: The file cannot be read, is empty, is not UTF-8, lacks a column, names one
+            twice, or has a row with too few or too many fields.
     """
-    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    text = _text(path)
+    delimiter = _delimiter(text, (*columns, *likely))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header: list[str] = [] if has_header else list(columns)
     rows = []
     try:
@@ -117,11 +123,24 @@ def read_table(path: Path, columns: Sequence[str], *, has_header: bool = True) -
                 rows.append(CsvRow(path, reader.line_num, dict(zip(header, values, strict=True))))
     except csv.Error as error:
         place = f"{path}, row {reader.line_num}"
-        raise invalid(place, "comma-separated fields", f"no CSV ({error})") from error
+        raise invalid(place, "fields separated by commas or tabs", f"no CSV ({error})") from error
     if not rows:
         given = "only a header" if header else "an empty file"
         raise invalid(str(path), f"rows with {', '.join(columns)}", given)
     return rows
+
+
+def column_names(path: Path, likely: Sequence[str]) -> list[str]:
+    """The columns that a table has, as `read_table` calls them.
+
+    Args:
+        path: The file.
+        likely: Columns that it may have: they tell its delimiter.
+
+    Raises:
+        InputError: See `read_table`.
+    """
+    return list(read_table(path, (), likely=likely)[0].fields)
 
 
 def _text(path: Path) -> str:
@@ -136,11 +155,26 @@ def _text(path: Path) -> str:
         raise invalid(str(path), "a CSV file", given) from error
 
 
+def _delimiter(text: str, columns: Sequence[str]) -> str:
+    """A comma, or what parts the first line into more of the columns.
+
+    The Harvard Dataverse hands its tables out with tabs; spreadsheets write semicolons where the
+    comma is a decimal point.
+    """
+    first = text.lstrip().partition("\n")[0]
+
+    def named(delimiter: str) -> int:
+        cells = (cell.strip().strip('"').replace(" ", "_") for cell in first.split(delimiter))
+        return len(set(cells) & set(columns))
+
+    return max(",\t;", key=named)
+
+
 def _check_header(path: Path, header: Sequence[str], columns: Sequence[str]) -> None:
+    twice = {name for name in header if name and header.count(name) > 1}
+    if twice:
+        # The reader would have to guess which of them is meant.
+        raise invalid(f"{path}, row 1", "each column once", f"{', '.join(sorted(twice))} twice")
     missing = [column for column in columns if column not in header]
-    if not missing:
-        return
-    for delimiter, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
-        if len(header) == 1 and delimiter in header[0]:
-            raise invalid(f"{path}, row 1", "fields separated by commas", name)
-    raise invalid(f"{path}, row 1", f"the columns {', '.join(missing)}", ", ".join(header))
+    if missing:
+        raise invalid(f"{path}, row 1", f"the columns {', '.join(missing)}", ", ".join(header))

@@ -6,26 +6,27 @@ dermatoscopic images of common pigmented skin lesions", Scientific Data 5:180161
 The same 10,015 images are public as
 
 * ``kaggle`` and ``dataverse``: ``HAM10000_images_part_1/``, ``HAM10000_images_part_2/`` and
-  ``HAM10000_metadata`` (with ``.csv`` on Kaggle, without on the Dataverse); the Dataverse adds
+  ``HAM10000_metadata`` (``.csv`` with commas on Kaggle; with tabs, as ``.tab`` or without ending,
+  on the Dataverse); the Dataverse adds
   ``HAM10000_segmentations_lesion_tschandl/`` with one mask per image;
 * ``isic2018``: the training set of ISIC 2018 Task 3 (Codella et al., arXiv:1902.03368), with
   one-hot labels and a table that groups images by lesion; no age, sex or localization.
 """
 
 import collections
-from collections.abc import Sequence
 from pathlib import Path
 
 from jaxattn.data.sources.source_index import (
-    UNKNOWN,
     Findings,
     SourceImage,
     SourceIndex,
     age,
     entries,
-    files,
     find_csv,
-    find_files,
+    find_images,
+    find_masks,
+    is_unknown,
+    one_hot,
     optional_text,
     sex,
     unique,
@@ -51,7 +52,9 @@ CONFIRM_TYPES = {
     "confocal microscopy with consensus dermoscopy": "confocal",
 }
 
-_METADATA = r"ham10000_metadata(\.csv)?"
+#: The columns of the table of metadata.
+METADATA = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization")
+_METADATA = r"ham10000_metadata(\.(csv|tab|tsv|txt))?"
 _TRUTH = "isic2018_task3_training_groundtruth"
 _GROUPS = "isic2018_task3_training_lesiongroupings"
 _IMAGE_FOLDERS = r"ham10000_images(_part_?[12])?|isic2018_task3_training_input"
@@ -77,8 +80,8 @@ def read(source: Path) -> SourceIndex:
     if not source.is_dir():
         raise invalid("source", "a folder that holds HAM10000", source)
     layout, labelled, problems, notes = _read_tables(source)
-    images = find_files(files(source, _IMAGE_FOLDERS), (".jpg", ".jpeg"))
-    masks = find_files(files(source, _MASK_FOLDER), ("_segmentation.png",))
+    images = find_images(source, _IMAGE_FOLDERS)
+    masks = find_masks(source, _MASK_FOLDER)
     if not images.paths:
         zipped = sorted(path.name for path in source.glob("*.zip"))
         raise invalid(
@@ -101,7 +104,7 @@ def read(source: Path) -> SourceIndex:
 
 def _read_tables(source: Path) -> tuple[str, dict[str, SourceImage], Findings, Findings]:
     metadata = entries(source, _METADATA, Path.is_file)
-    truth = _find_table(source, _TRUTH)
+    truth = find_csv(source, _TRUTH)
     if metadata and truth:
         raise invalid(
             str(source), "one of the layouts", f"both {metadata[0].name} and {truth.name}"
@@ -112,12 +115,10 @@ def _read_tables(source: Path) -> tuple[str, dict[str, SourceImage], Findings, F
         if len({path.read_bytes() for path in metadata}) > 1:
             names = " and ".join(path.name for path in metadata)
             raise invalid(str(source), "one table of metadata", f"{names} with different content")
-        columns = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization")
-        rows = unique(read_table(metadata[0], columns), "image_id", problems, notes)
-        layout = "kaggle" if metadata[0].suffix else "dataverse"
-        return layout, {name: _from_metadata(row) for name, row in rows.items()}, problems, notes
+        layout = "kaggle" if metadata[0].suffix == ".csv" else "dataverse"
+        return layout, from_metadata(metadata[0], problems, notes), problems, notes
     if truth:
-        return "isic2018", _from_isic2018(source, truth, problems, notes), problems, notes
+        return "isic2018", from_isic2018(source, truth, problems, notes), problems, notes
     raise invalid(
         str(source),
         "a table of labels: HAM10000_metadata.csv, HAM10000_metadata or "
@@ -126,22 +127,29 @@ def _read_tables(source: Path) -> tuple[str, dict[str, SourceImage], Findings, F
     )
 
 
+def from_metadata(path: Path, problems: Findings, notes: Findings) -> dict[str, SourceImage]:
+    """The images of a table of metadata, without their files."""
+    rows = unique(read_table(path, METADATA), "image_id", problems, notes)
+    return {name: _from_metadata(row) for name, row in rows.items()}
+
+
 def _from_metadata(row: CsvRow) -> SourceImage:
     return SourceImage(
         image_id=row.text("image_id"),
         lesion_id=row.text("lesion_id"),
         dx=row.choice("dx", CLASS_NAMES),
-        dx_type="" if row["dx_type"] in UNKNOWN else row.choice("dx_type", DX_TYPES),
+        dx_type="" if is_unknown(row["dx_type"]) else row.choice("dx_type", DX_TYPES),
         age=age(row, "age"),
         sex=sex(row),
         localization=optional_text(row, "localization"),
     )
 
 
-def _from_isic2018(
+def from_isic2018(
     source: Path, truth: Path, problems: Findings, notes: Findings
 ) -> dict[str, SourceImage]:
-    groups = _find_table(source, _GROUPS)
+    """The images of ISIC 2018 Task 3's training tables, without their files."""
+    groups = find_csv(source, _GROUPS)
     if groups is None:
         # Images of one lesion must stay together: without this table every split leaks.
         raise invalid(
@@ -156,7 +164,7 @@ def _from_isic2018(
     lesions = unique(read_table(groups, columns), "image", problems, notes)
     images = {}
     for image_id, row in labels.items():
-        dx = _onehot(row, onehot)
+        dx = one_hot(row, onehot)
         if image_id in problems["conflicting_rows"]:
             continue
         if image_id not in lesions:
@@ -168,19 +176,7 @@ def _from_isic2018(
             lesion_id=group.text("lesion_id"),
             dx=dx,
             dx_type=""
-            if confirmed in UNKNOWN
+            if is_unknown(confirmed)
             else CONFIRM_TYPES[group.choice("diagnosis_confirm_type", CONFIRM_TYPES)],
         )
     return images
-
-
-def _onehot(row: CsvRow, columns: Sequence[str]) -> str:
-    hot = row.hot(columns)
-    if len(hot) != 1:
-        place = f"{row.path}, row {row.row}, {', '.join(columns)}"
-        raise invalid(place, "exactly one class", ", ".join(hot) or "none")
-    return hot[0].lower()
-
-
-def _find_table(source: Path, stem: str) -> Path | None:
-    return find_csv(source, stem, folders=f"{stem}|{_TRUTH}")

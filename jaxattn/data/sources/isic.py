@@ -29,6 +29,8 @@ from jaxattn.data.sources.source_index import (
     files,
     find_csv,
     find_files,
+    find_images,
+    find_masks,
     sex,
     unique,
     with_files,
@@ -125,10 +127,10 @@ def read(source: Path, year: int) -> SourceIndex:
     labelled = _read_tables(source, names, problems, notes)
     any_part = f"({'|'.join(names.parts.values())})"
     data = files(source, names.data.format(any_part))
-    images = find_files(data, (".jpg", ".jpeg"))
+    images = find_images(source, names.data.format(any_part))
     if not images.paths:
         raise invalid(str(source), f"images of ISIC {year} in its _Data folders", "none")
-    masks = find_files(files(source, names.masks.format(any_part)), ("_segmentation.png",))
+    masks = find_masks(source, names.masks.format(any_part))
     found = with_files(labelled, images, masks, problems, notes)
     annotated = _find_attributes(source, names.annotations.format(any_part), data)
     if annotated:
@@ -154,7 +156,7 @@ def _read_tables(
     images: dict[str, SourceImage] = {}
     for part, called in names.parts.items():
         stem = names.truth.format(called)
-        table = find_csv(source, stem, folders=rf"{stem}(\.csv)?")
+        table = find_csv(source, stem)
         if table is None:
             notes["missing_part"][part] = "has no table of diagnoses"
             continue

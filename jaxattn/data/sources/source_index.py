@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from jaxattn.data.tables import CsvRow
+from jaxattn.errors import invalid, unknown
 
-#: The columns of every prepared data set's index.csv, and those that only some have.
+#: The columns of every prepared data set's index.csv, those that only some have, and those that
+#: preparation adds, see `jaxattn.data.hashes`.
 INDEX_COLUMNS = (
     "image_id",
     "lesion_id",
@@ -24,10 +26,19 @@ INDEX_COLUMNS = (
     "localization",
     "has_mask",
 )
-FURTHER_COLUMNS: Mapping[str, Any] = {"part": np.str_, "has_attributes": np.bool_}
+FURTHER_COLUMNS: Mapping[str, Any] = {
+    "part": np.str_,
+    "patient_id": np.str_,
+    "has_attributes": np.bool_,
+}
+HASH_COLUMNS = ("pixel_hash", "perceptual_hash")
 
-#: How tables say that something is unknown.
-UNKNOWN = ("", "unknown")
+#: How tables say that something is unknown, in lower case.
+UNKNOWN = ("", "unknown", "nan", "na", "n/a", "none", "null")
+#: Endings of images, and of tables.
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+MASKS = ("_segmentation", "_mask", "_seg")
+TABLES = (".csv", ".tab", ".tsv", ".txt", "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +53,7 @@ class SourceImage:
     sex: str = ""  # '' unknown
     localization: str = ""  # '' unknown
     part: str = ""  # of the official split: train, validation, test; '' none
+    patient_id: str = ""  # '' unknown
     path: Path = Path()
     mask: Path | None = None
     # Masks of dermoscopic attributes by name, or the files of ISIC 2017, see `attributes.encode`.
@@ -85,6 +97,24 @@ class SourceIndex:
     images: Sequence[SourceImage]
     problems: Findings
     notes: Findings
+
+    def check(self) -> None:
+        """Raises InputError for names given twice; notes lesions with several diagnoses."""
+        for what, names in (
+            ("class", self.class_names),
+            ("image_id", [image.image_id for image in self.images]),
+        ):
+            twice = [name for name, count in collections.Counter(names).items() if count > 1]
+            if twice:
+                raise invalid(str(self.source), f"each {what} once", f"{twice[0]!r} twice")
+        diagnoses: dict[str, set[str]] = collections.defaultdict(set)
+        for image in self.images:
+            diagnoses[image.lesion_id].add(image.dx)
+        several = {
+            lesion: " and ".join(sorted(dx)) for lesion, dx in diagnoses.items() if len(dx) > 1
+        }
+        if several:
+            self.notes["lesion_with_several_diagnoses"] = several
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -144,24 +174,78 @@ def entries(folder: Path, pattern: str, wanted: Callable[[Path], bool]) -> list[
     ]
 
 
-def find_csv(source: Path, stem: str, folders: str) -> Path | None:
-    """The first ``stem.csv`` at the top of a folder or in its folders of a name, None if none.
+def walk(source: Path) -> list[Path]:
+    """All files of a folder, the shallowest first; not those that systems leave in folders."""
+    found = [
+        path
+        for path in source.rglob("*")
+        if path.name[0] != "." and "__MACOSX" not in path.parts and path.is_file()
+    ]
+    return sorted(found, key=lambda path: (len(path.parts), path))
+
+
+def find_csv(source: Path, stem: str) -> Path | None:
+    """The first table of a name in a folder, the one nearest to the top; None if there is none.
 
     Args:
         source: The folder.
-        stem: A regular expression.
-        folders: A regular expression.
+        stem: A regular expression of the name without its ending, which is one of ``TABLES``.
     """
-    for place in [source, *entries(source, folders, Path.is_dir)]:
-        for path in entries(place, rf"{stem}\.csv", Path.is_file):
-            return path
-    return None
+    endings = "|".join(re.escape(ending) for ending in TABLES)
+    pattern = re.compile(rf"({stem})({endings})", re.IGNORECASE)
+    return next((path for path in walk(source) if pattern.fullmatch(path.name)), None)
 
 
 def files(source: Path, folders: str) -> list[Path]:
     """All files in the folders of a name, at any depth, and those at the top."""
-    below = [path for at in entries(source, folders, Path.is_dir) for path in at.rglob("*")]
-    return [path for path in [*source.iterdir(), *below] if path.is_file()]
+    wanted = re.compile(folders, re.IGNORECASE)
+    return [
+        path
+        for path in walk(source)
+        if path.parent == source
+        or any(wanted.fullmatch(part) for part in path.relative_to(source).parts[:-1])
+    ]
+
+
+def find_images(source: Path, folders: str) -> Files:
+    """The images in the folders of a name and at the top: JPEG or PNG files that are no masks."""
+    found = [path for path in files(source, folders) if not is_mask(path)]
+    return find_files(found, (".jpg", ".jpeg", ".png"))
+
+
+def find_masks(source: Path, folders: str) -> Files:
+    """The masks in the folders of a name, whatever follows the image_id, and named ones at the top.
+
+    ``ISIC_0000000_segmentation.png``, ``ISIC_0000000_mask.png`` and ``ISIC_0000000.png`` are masks
+    of one image.
+    """
+    found = [path for path in files(source, folders) if path.parent != source or is_mask(path)]
+    return find_files(found, (*(f"{end}.png" for end in MASKS), ".png"))
+
+
+def is_mask(path: Path) -> bool:
+    """Whether a file's name says that it is no image."""
+    return path.stem.lower().endswith((*MASKS, "_superpixels"))
+
+
+def note_unused(index: "SourceIndex") -> None:
+    """Notes the folders with images or masks of which the index uses none."""
+    used = {path for image in index.images for path in (image.path, image.mask) if path}
+    used |= {path for image in index.images for path in image.attributes.values()}
+    used_folders = {path.parent for path in used}
+    kinds = [*index.problems.values(), *index.notes.values()]
+    said = {name for kind in kinds for name in kind}
+    left: dict[Path, list[Path]] = collections.defaultdict(list)
+    for path in walk(index.source):
+        if path.suffix.lower() in IMAGES and path.parent not in used_folders:
+            left[path.parent].append(path)
+    found = {
+        str(folder): f"{len(paths)} image files, as {paths[0].name}, belong to no row"
+        for folder, paths in left.items()
+        if not any(str(path) in said or path.stem in said for path in paths)
+    }
+    if found:
+        index.notes["unused_folder"] = found
 
 
 def unique(
@@ -186,8 +270,8 @@ def with_files(
     notes: Findings,
 ) -> list[SourceImage]:
     """Adds the files of images and masks, in the order of image_ids; reports what has no match."""
-    problems["conflicting_files"] = {**images.conflicts, **masks.conflicts}
-    notes["repeated_files"] = {**images.copies, **masks.copies}
+    problems["conflicting_files"] |= {**images.conflicts, **masks.conflicts}
+    notes["repeated_files"] |= {**images.copies, **masks.copies}
     # An image whose rows conflict has rows: it is one problem, not two.
     known = labelled.keys() | problems["conflicting_rows"].keys()
     found = []
@@ -206,22 +290,74 @@ def with_files(
     return found
 
 
+def build(
+    source: Path,
+    labelled: Mapping[str, SourceImage],
+    images: Files,
+    problems: Findings,
+    notes: Findings,
+    *,
+    masks: Files | None = None,
+    **about: Any,
+) -> SourceIndex:
+    """The index of a folder whose images have no further files.
+
+    Args:
+        source: The folder.
+        labelled: Images by image_id.
+        images: Their files.
+        problems: What was found; more is added.
+        notes: Likewise.
+        masks: Lesion masks.
+        **about: ``name``, ``layout``, ``class_names`` and ``citation``.
+    """
+    found = with_files(labelled, images, masks or find_files([], ()), problems, notes)
+    return SourceIndex(
+        source=source,
+        images=found,
+        problems=without_empty(problems),
+        notes=without_empty(notes),
+        **about,
+    )
+
+
 def without_empty(findings: Findings) -> Findings:
     """The kinds of findings that were found."""
     return {kind: found for kind, found in findings.items() if found}
 
 
+def is_unknown(text: str) -> bool:
+    """Whether a field says that it is unknown."""
+    return text.lower() in UNKNOWN
+
+
 def optional_text(row: CsvRow, field: str) -> str:
-    """A field, '' if unknown."""
-    return "" if row[field] in UNKNOWN else row[field]
+    """A field, '' if unknown or not there."""
+    text = row.fields.get(field, "")
+    return "" if is_unknown(text) else text
 
 
 def age(row: CsvRow, field: str) -> float:
-    """Years of age in a field, NaN if unknown."""
-    unknown = row[field].lower() in (*UNKNOWN, "nan")
-    return math.nan if unknown else row.number(field, 0, 130)
+    """Years of age in a field, NaN if unknown or not there."""
+    return row.number(field, 0, 130) if optional_text(row, field) else math.nan
 
 
-def sex(row: CsvRow) -> str:
-    """The field ``sex``: female, male, or '' if unknown."""
-    return "" if row["sex"] in UNKNOWN else row.choice("sex", ("female", "male"))
+def sex(row: CsvRow, field: str = "sex") -> str:
+    """A field's female or male in any case, '' if unknown or not there."""
+    text = optional_text(row, field).lower()
+    if text and text not in ("female", "male"):
+        raise unknown(row.place(field), row[field], ("female", "male"))
+    return text
+
+
+def one_hot(row: CsvRow, columns: Sequence[str]) -> str:
+    """The one of the columns that is 1, in lower case.
+
+    Raises:
+        InputError: None is, or several are.
+    """
+    hot = row.hot(columns)
+    if len(hot) != 1:
+        place = f"{row.path}, row {row.row}, {', '.join(columns)}"
+        raise invalid(place, "exactly one class", ", ".join(hot) or "none")
+    return hot[0].lower()

@@ -1,1 +1,3 @@
 """The embedded data: synthetic dermoscopic images."""
+
+from jaxattn.data.synthetic.dataset import load as load

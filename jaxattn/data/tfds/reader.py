@@ -1,17 +1,18 @@
 """Reads a prepared data set: TFDS records in ArrayRecord files, and index.csv."""
 
+import copy
 import dataclasses
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-from jaxattn.data import images
+from jaxattn.data import fingerprint, images
 from jaxattn.data.dataset import COLUMNS, MASKS, Dataset, Example, height_width
-from jaxattn.data.sources.source_index import FURTHER_COLUMNS, INDEX_COLUMNS
+from jaxattn.data.sources.source_index import FURTHER_COLUMNS, HASH_COLUMNS, INDEX_COLUMNS
 from jaxattn.data.tables import CsvRow, read_table
 from jaxattn.data.tfds import examples, schema
 from jaxattn.errors import InputError, invalid
@@ -38,7 +39,8 @@ def load(
 
     Returns:
         The data set; its records are `Example` dicts. The table has the further columns ``part``
-        (train, validation, test) and ``has_attributes`` if the source has them.
+        (train, validation, test), ``patient_id`` and ``has_attributes`` if the source has them, and
+        ``pixel_hash`` and ``perceptual_hash`` unless an older version prepared it.
 
     Raises:
         InputError: The folder is no prepared data set, or its index and records disagree; also
@@ -54,8 +56,12 @@ def load(
         raise invalid(str(folder / INDEX), f"{len(described)} rows, one per record", len(rows))
     table = _table(rows, class_names)
     size = None if image_size is None else height_width(image_size)
-    records = Records(folder, table["image_id"], size, centre)
-    return Dataset(described.name, class_names, table, records, _prepared_size(folder))
+    records = Records(folder, table["image_id"], size, centre, table["label"], table["lesion_id"])
+    found = fingerprint.of(class_names, table)
+    place = str(folder / fingerprint.FILE)
+    fingerprint.check(place, fingerprint.read(folder), found, str(folder / INDEX))
+    prepared_size = _prepared_size(folder)
+    return Dataset(described.name, class_names, table, records, prepared_size, found)
 
 
 class Records(Sequence[Example]):
@@ -65,10 +71,18 @@ class Records(Sequence[Example]):
     """
 
     def __init__(
-        self, folder: Path, image_ids: np.ndarray, size: tuple[int, int] | None, centre: float = 0.0
+        self,
+        folder: Path,
+        image_ids: np.ndarray,
+        size: tuple[int, int] | None,
+        centre: float = 0.0,
+        labels: np.ndarray | None = None,
+        lesion_ids: np.ndarray | None = None,
     ):
         self._folder = folder
         self._image_ids = image_ids
+        # What the records must agree with; None: not checked.
+        self._labels, self._lesion_ids = labels, lesion_ids
         self._size, self._centre = size, centre
         self._masks: Collection[str] = tuple(MASKS.values())
         # The process that opened the files, and the open records.
@@ -82,8 +96,8 @@ class Records(Sequence[Example]):
 
     def decoding(self, fields: Collection[str]) -> "Records":
         """The same records, decoding only these masks; see `Dataset.decoding`."""
-        records = Records(self._folder, self._image_ids, self._size, self._centre)
-        records._masks = fields
+        records = copy.copy(self)
+        records._masks, records._source = fields, None
         return records
 
     @overload
@@ -99,6 +113,7 @@ class Records(Sequence[Example]):
             # ArrayRecord silently reads an empty record where a file is cut short.
             if record.get("image_id") != self._image_ids[index].encode():
                 raise ValueError(f"the record is of {record.get('image_id')}")
+            self._check(index, record)
             place = self._size, self._centre
             example: Example = {"image": images.decode_image(record["image"], *place)}
             if record["has_mask"] and "mask" in self._masks:
@@ -114,6 +129,15 @@ class Records(Sequence[Example]):
                 f"one that cannot be decoded ({reason(error)})",
             ) from error
         return example
+
+    def _check(self, index: int, record: Mapping[str, Any]) -> None:
+        """Raises ValueError if a record has another label or lesion than the index."""
+        if self._labels is not None and record["label"] != self._labels[index]:
+            raise ValueError(f"its label is {record['label']}, not the {INDEX}'s")
+        if self._lesion_ids is not None:
+            lesion = record["lesion_id"].decode()
+            if lesion != self._lesion_ids[index]:
+                raise ValueError(f"its lesion is {lesion}, not the {INDEX}'s")
 
     def _open(self) -> Sequence[Any]:
         # A forked child inherits the parent's reader without its threads.
@@ -174,7 +198,8 @@ def _table(rows: Sequence[CsvRow], class_names: tuple[str, ...]) -> dict[str, np
         "label": [class_names.index(row.choice("dx", class_names)) for row in rows],
         "age": [row.number("age", 0, 130) if row["age"] else np.nan for row in rows],
     }
-    further = {name: type_ for name, type_ in FURTHER_COLUMNS.items() if name in rows[0].fields}
+    known = {**FURTHER_COLUMNS, **dict.fromkeys(HASH_COLUMNS, np.str_)}
+    further = {name: type_ for name, type_ in known.items() if name in rows[0].fields}
     types = {**COLUMNS, **further}
     for name in types:
         if name.startswith("has_"):

@@ -7,25 +7,31 @@ TensorFlow's file system.
 
 import collections
 import concurrent.futures
-import contextlib
 import csv
 import itertools
 import json
 import math
 import os
-import shutil
-import uuid
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxattn.data import images
+from jaxattn.data import fingerprint, hashes, images
+from jaxattn.data.dataset import Dataset
 from jaxattn.data.sources import attributes
-from jaxattn.data.sources.source_index import Findings, SourceImage, SourceIndex
+from jaxattn.data.sources.source_index import (
+    HASH_COLUMNS,
+    Findings,
+    SourceImage,
+    SourceIndex,
+    note_unused,
+    without_empty,
+)
+from jaxattn.data.tfds import folders, reader
 from jaxattn.data.tfds.reader import INDEX, REPORT, is_prepared, open_records
 from jaxattn.data.tfds.schema import SPLIT
 from jaxattn.errors import InputError, invalid
@@ -37,18 +43,32 @@ _RECORDS_PER_SHARD = 1024
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
 
 
+class Written(NamedTuple):
+    """What a record that is read back must have.
+
+    Attributes:
+        checksum: Of its encoded image and masks.
+        hashes: Of its pixels, the ``HASH_COLUMNS`` of the index.
+    """
+
+    checksum: int
+    hashes: tuple[str, str]
+
+
 def features(index: SourceIndex) -> tfds.features.FeaturesDict:
     """The features of a record.
 
-    ``image`` is a JPEG. ``mask`` is a PNG of 0 and 255 of the image's size, or one black pixel if
-    ``has_mask`` is False, so that plain TFDS can decode every record. ``attributes``, if the data
-    set has any, is a PNG with one bit per dermoscopic attribute, and one black pixel if
-    ``has_attributes`` is False. ``part`` is the image's part of the official split, if there is
-    one. ``age`` is in years, NaN if unknown; unknown text is empty.
+    ``image`` is a JPEG or a PNG. ``mask`` is a PNG of 0 and 255 of the image's size, or one black
+    pixel if ``has_mask`` is False, so that plain TFDS can decode every record. ``attributes``, if
+    the data set has any, is a PNG with one bit per dermoscopic attribute, and one black pixel if
+    ``has_attributes`` is False. ``part`` is the image's part of the official split and
+    ``patient_id`` its patient, if there are any. ``age`` is in years, NaN if unknown; unknown text
+    is empty.
     """
     further: dict[str, Any] = {}
-    if "part" in index.columns:
-        further["part"] = tfds.features.Text()
+    for name in ("part", "patient_id"):
+        if name in index.columns:
+            further[name] = tfds.features.Text()
     if "has_attributes" in index.columns:
         further["attributes"] = tfds.features.Image(shape=(None, None, 1), encoding_format="png")
         further["has_attributes"] = tfds.features.Scalar(np.bool_)
@@ -81,27 +101,35 @@ def write(
     """Writes the images of an index, reads all of them back, and reports.
 
     Everything goes into a temporary folder beside ``out``, renamed at the end: an interrupted run
-    leaves nothing behind. Memory does not depend on the number of images.
+    leaves nothing behind, and what a killed one leaves is removed by the next, see
+    `jaxattn.data.tfds.folders`. Memory does not depend on the number of images, but for their
+    hashes.
 
     Args:
         index: What to write.
         out: Folder to create, for `jaxattn.data.tfds.reader.load`: the records, ``index.csv`` (row
-            i describes record i) and ``report.json``.
+            i describes record i), ``report.json`` and ``fingerprint.json``.
         size: Length of the shorter side to shrink to, in pixels; None keeps the files' bytes.
         skip_bad: Leave out images that cannot be used instead of stopping. The report names them.
         overwrite: Replace a prepared data set.
         track: Shows progress.
 
     Returns:
-        The report: counts of images, masks, lesions and of each class, problems and notes.
+        The report: counts of images, masks, lesions and of each class, problems and notes. Notes
+        are those of the index, and images of different lesions that show the same:
+        ``same_pixels``, ``same_pixels_other_diagnosis`` and ``near_duplicate``.
 
     Raises:
         InputError: An image would be lost and ``skip_bad`` is not set (``OUT.report.json`` then
-            names all of them), no image is left, or ``out`` holds something else.
+            names all of them), no image is left, ``out`` holds something else, or another process
+            writes it.
     """
     if size is not None and size < 1:
         raise invalid("size", "at least 1 pixel", size)
+    index.check()
+    note_unused(index)
     out = out.resolve()
+    folders.recover(out)
     _check_out(out, overwrite)
     refused = out.with_name(f"{out.name}.{REPORT}")
     report = {
@@ -114,7 +142,7 @@ def write(
     }
     if not skip_bad:
         _refuse(index, index.problems, report, refused)
-    with _temporary_folder(out) as folder:
+    with folders.temporary(out) as folder:
         written, problems = _write(index, folder, size, track)
         report["problems"] = index.problems | problems
         if not skip_bad:
@@ -122,8 +150,11 @@ def write(
         if not written:
             raise invalid(str(index.source), "at least one usable image", "none")
         report |= _verify(index, folder, written, track)
+        dataset = reader.load(folder)
+        report["notes"] = index.notes | _duplicates(dataset)
         _write_json(folder / REPORT, report)
-        _move(folder, out)
+        fingerprint.write(folder, dataset.fingerprint)
+        folders.exchange(folder, out)
     refused.unlink(missing_ok=True)
     return report
 
@@ -144,7 +175,7 @@ def _refuse(index: SourceIndex, problems: Findings, report: Mapping, path: Path)
     """Raises InputError if images would be lost, naming the first of each kind."""
     if not problems:
         return
-    _make_folder(path.parent)
+    folders.make(path.parent)
     _write_json(path, report)
     kinds = []
     for kind, found in problems.items():
@@ -158,43 +189,10 @@ def _refuse(index: SourceIndex, problems: Findings, report: Mapping, path: Path)
     )
 
 
-@contextlib.contextmanager
-def _temporary_folder(out: Path) -> Iterator[Path]:
-    _make_folder(out.parent)
-    folder = out.with_name(f".{out.name}.incomplete-{uuid.uuid4().hex[:8]}")
-    _make_folder(folder)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _move(folder: Path, out: Path) -> None:
-    """Renames a finished folder; an old data set of that name is deleted only afterwards."""
-    old = folder.with_name(folder.name + ".old")
-    if out.exists():
-        out.rename(old)
-    try:
-        folder.rename(out)
-    except BaseException:
-        if old.exists():
-            old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        given = f"{folder}, which cannot be created ({error.strerror})"
-        raise invalid("out", "a folder to write to", given) from error
-
-
 def _write(
     index: SourceIndex, folder: Path, size: int | None, track: Track
-) -> tuple[dict[str, int], Findings]:
-    """Writes all usable records; returns the checksum of each in order, and the problems."""
+) -> tuple[dict[str, Written], Findings]:
+    """Writes all usable records; returns what was written in order, and the problems."""
     identity = tfds.core.DatasetIdentity(
         name=index.name,
         version=tfds.core.Version(VERSION),
@@ -208,16 +206,16 @@ def _write(
         supervised_keys=("image", "label"),
         disable_shuffling=True,
     )
-    checksums: dict[str, int] = {}
+    written: dict[str, Written] = {}
     problems: Findings = collections.defaultdict(dict)
 
     def usable() -> Iterator[dict[str, Any]]:
         total = len(index.images)
-        for image_id, record, kind, error in track(_encoded(index, size), "writing", total):
-            if error:
-                problems[kind][image_id] = error
+        for image_id, record, found, error in track(_encoded(index, size), "writing", total):
+            if isinstance(found, str):
+                problems[found][image_id] = error
             else:
-                checksums[image_id] = _checksum(record)
+                written[image_id] = Written(_checksum(record), found)
                 yield record
 
     writer = tfds.core.SequentialWriter(info, _RECORDS_PER_SHARD, file_format="array_record")
@@ -225,10 +223,10 @@ def _write(
     # In one call, as each call rewrites the metadata; it takes any iterable, so a stream.
     writer.add_examples({SPLIT: usable()})
     writer.close_all()
-    return checksums, dict(problems)
+    return written, dict(problems)
 
 
-def _encoded(index: SourceIndex, size: int | None) -> Iterator[tuple[str, dict, str, str]]:
+def _encoded(index: SourceIndex, size: int | None) -> Iterator[tuple[str, dict, Any, str]]:
     """`_encode` of all images, by threads, in order, with a bounded number in memory."""
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     waiting: collections.deque[concurrent.futures.Future] = collections.deque()
@@ -247,12 +245,12 @@ def _encoded(index: SourceIndex, size: int | None) -> Iterator[tuple[str, dict, 
 
 def _encode(
     image: SourceImage, columns: Collection[str], size: int | None
-) -> tuple[str, dict[str, Any], str, str]:
-    """An image_id and its record, or instead of that a kind of problem and its description."""
+) -> tuple[str, dict[str, Any], tuple[str, str] | str, str]:
+    """An image_id, its record and hashes; or a kind of problem instead, and its description."""
     kind = "unreadable_image"
     mask = bits = images.blank_mask()
     try:
-        data, given, stored = images.encode_image(image.path, size)
+        data, given, stored, pixels = images.encode_image(image.path, size)
         if image.mask:
             kind = "unusable_mask"
             mask = images.encode_mask(image.mask, image.path, given, stored)
@@ -269,7 +267,7 @@ def _encode(
     }
     if "has_attributes" in columns:
         record["attributes"] = bits
-    return image.image_id, record, "", ""
+    return image.image_id, record, (hashes.pixels(pixels), hashes.perceptual(pixels)), ""
 
 
 def _checksum(record: Mapping[str, Any]) -> int:
@@ -278,7 +276,7 @@ def _checksum(record: Mapping[str, Any]) -> int:
 
 
 def _verify(
-    index: SourceIndex, folder: Path, written: Mapping[str, int], track: Track
+    index: SourceIndex, folder: Path, written: Mapping[str, Written], track: Track
 ) -> dict[str, Any]:
     """Reads every record back, compares it, and writes index.csv from the records."""
     records = open_records(folder)
@@ -290,13 +288,14 @@ def _verify(
     masks = annotated = 0
     with (folder / INDEX).open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(columns)
+        rows.writerow((*columns, *HASH_COLUMNS))
         for i, image_id in enumerate(track(written, "verifying", len(written))):
             record = records[i]
-            if record["image_id"] != image_id.encode() or _checksum(record) != written[image_id]:
+            wanted = written[image_id]
+            if record["image_id"] != image_id.encode() or _checksum(record) != wanted.checksum:
                 raise RuntimeError(f"{folder}: record {i} is not the {image_id} that was written")
             entry = _index_entry(record, columns, index.class_names)
-            rows.writerow(entry.values())
+            rows.writerow((*entry.values(), *wanted.hashes))
             for name, counter in counts.items():
                 counter[entry.get(name, "")] += 1
             lesions.add(entry["lesion_id"])
@@ -309,6 +308,29 @@ def _verify(
     if "part" in columns:
         report["parts"] = dict(counts["part"])
     return report
+
+
+def _duplicates(dataset: Dataset) -> Findings:
+    """Images of different lesions that show the same, each with the first such image."""
+    found: Findings = collections.defaultdict(dict)
+    table = dataset.table
+    ids, lesions = table["image_id"], table["lesion_id"]
+
+    def add(kind: str, pairs: hashes.Pairs, words: str) -> None:
+        for first, second in zip(*pairs, strict=True):
+            if first < second and lesions[first] != lesions[second]:
+                other = dataset.labels[first] != dataset.labels[second]
+                one, two = (dataset.class_names[dataset.labels[i]] for i in (first, second))
+                more = f", which is {one} and not {two}" if other else ""
+                place = f"{kind}_other_diagnosis" if other and kind == "same_pixels" else kind
+                found[place].setdefault(str(ids[second]), f"{words} {ids[first]}{more}")
+
+    add("same_pixels", hashes.same(table["pixel_hash"], table["pixel_hash"]), "same pixels as")
+    known = found["same_pixels"].keys() | found["same_pixels_other_diagnosis"].keys()
+    near = hashes.near(table["perceptual_hash"], table["perceptual_hash"])
+    add("near_duplicate", near, "near-duplicate of")
+    found["near_duplicate"] = {k: v for k, v in found["near_duplicate"].items() if k not in known}
+    return without_empty(found)
 
 
 def _index_entry(

@@ -86,33 +86,46 @@ def test_damaged_files_are_named(tmp_path, fake, disc, content):
     for path, data in whole.items():
         path.write_bytes(data[: len(data) // 2] if content == "half" else content)
     with pytest.raises(
-        InputError, match=r"i\.jpg: expected a complete JPEG, got .* cannot be decoded"
+        InputError, match=r"i\.jpg: expected a complete image, got .* cannot be decoded"
     ):
         images.encode_image(image, None)
     with pytest.raises(
-        InputError, match=r"i\.jpg: expected a complete JPEG, got .* cannot be decoded"
+        InputError, match=r"i\.jpg: expected a complete image, got .* cannot be decoded"
     ):
         images.encode_image(image, 10)
     with pytest.raises(
-        InputError, match=r"m\.png: expected a complete PNG, got .* cannot be decoded"
+        InputError, match=r"m\.png: expected a complete image, got .* cannot be decoded"
     ):
         images.encode_mask(mask, image, (60, 45), (60, 45))
 
 
-def test_other_formats_in_a_jpg_file_are_refused(tmp_path, disc):
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP"])
+def test_what_is_no_jpeg_is_stored_without_loss(tmp_path, fake, kind):
+    pixels = decoded(fake.jpeg(4))
+    path = tmp_path / f"i.{kind.lower()}"
+    Image.fromarray(pixels).save(path, kind, **({"lossless": True} if kind == "WEBP" else {}))
+    data, given, stored, seen = images.encode_image(path, None)
+    assert (given, stored, Image.open(io.BytesIO(data)).format) == ((60, 45), (60, 45), "PNG")
+    assert (data == path.read_bytes()) == (kind == "PNG")  # an ordinary PNG is kept as it is
+    np.testing.assert_array_equal(seen, pixels)
+    np.testing.assert_array_equal(images.decode_image(data, None), pixels)
+    assert images.encode_image(path, 15).size == (20, 15)
+
+
+def test_other_formats_are_refused(tmp_path, disc):
     path = tmp_path / "i.jpg"
-    Image.fromarray(disc).save(path, "PNG")
-    with pytest.raises(InputError, match="expected a complete JPEG"):
+    Image.fromarray(disc).save(path, "GIF")
+    with pytest.raises(InputError, match="expected a complete image"):
         images.encode_image(path, None)
 
 
 def test_the_size_of_the_originals(tmp_path, fake):
     path = tmp_path / "i.jpg"
     path.write_bytes(fake.jpeg(1, 600, 450))
-    assert images.encode_image(path, None) == (path.read_bytes(), (600, 450), (600, 450))
+    assert images.encode_image(path, None)[:3] == (path.read_bytes(), (600, 450), (600, 450))
     for size in (450, 1000):  # never enlarged, and not encoded a second time
         assert images.encode_image(path, size)[0] == path.read_bytes()
-    data, given, stored = images.encode_image(path, 90)
+    data, given, stored, _ = images.encode_image(path, 90)
     assert (given, stored) == ((600, 450), (120, 90))
     with Image.open(path) as image:
         reference = np.asarray(image.resize((120, 90), Image.Resampling.LANCZOS), np.float32)

@@ -49,7 +49,7 @@ def test_a_wrong_command_line(run, tmp_path):
     assert err == "error: command line: expected only flags, got 'more'\n"
     status, _, err = run("--dataset=ham1000", f"--source={tmp_path}")
     assert status == 2
-    assert err.startswith("error: --dataset: expected one of derm7pt, ham10000, isic2016, isic2017")
+    assert err.startswith("error: --dataset: expected one of bcn20000, derm7pt, folder, ham10000, ")
     assert "(did you mean 'ham10000'?), got 'ham1000'" in err
 
 

@@ -66,7 +66,8 @@ def test_preparation_keeps_the_image_as_it_is_seen(tmp_path, upright, orientatio
     """What evaluation decodes is what prediction reads from the original, to the bit."""
     path = tmp_path / "i.jpg"
     path.write_bytes(turned(upright, orientation))
-    data, given, stored = images.encode_image(path, size)
+    data, given, stored, pixels = images.encode_image(path, size)
+    np.testing.assert_array_equal(pixels, images.decode_image(data, None))
     assert (given, stored) == ((64, 48), (32, 24) if size else (64, 48))
     for wanted, centre in ((None, 0.0), ((20, 30), 0.0), ((16, 16), 0.5)):
         evaluated = images.decode_image(data, wanted, centre)

@@ -96,8 +96,11 @@ MALFORMED = {
     "empty": ("", ["an empty file", "lesion_id"]),
     "header only": (HEADER, ["only a header"]),
     "missing column": ("lesion_id,image_id,age\nHAM_1,ISIC_2,3\n", ["row 1", "dx, dx_type"]),
-    "semicolons": ((HEADER + ROW).replace(",", ";"), ["row 1", "semicolons", "commas"]),
-    "tabs": ((HEADER + ROW).replace(",", "\t"), ["row 1", "tabs", "commas"]),
+    "bars": ((HEADER + ROW).replace(",", "|"), ["row 1", "the columns lesion_id, image_id"]),
+    "a column twice": (
+        (HEADER + ROW).replace("localization", "localization,dx").replace("back", "back,mel"),
+        ["row 1", "each column once", "got dx twice"],
+    ),
     "not UTF-8": (
         (HEADER + ROW.replace("back", "r\u00fccken")).encode("latin-1"),
         ["row 2", "UTF-8"],

@@ -39,9 +39,10 @@ def test_index_has_one_line_per_record_in_order(tmp_path, dataverse):
     out = tmp_path / "new" / "out"
     writer.write(ham10000.read(dataverse), out)
     lines = (out / "index.csv").read_text().splitlines()
-    assert lines[0] == "image_id,lesion_id,dx,dx_type,age,sex,localization,has_mask"
-    assert lines[2] == "ISIC_0000003,HAM_0000003,nv,follow_up,,female,back,1"
-    assert lines[3] == "ISIC_0000004,HAM_0000004,mel,consensus,0.0,,,1"
+    columns = "image_id,lesion_id,dx,dx_type,age,sex,localization,has_mask"
+    assert lines[0] == columns + ",pixel_hash,perceptual_hash"
+    assert lines[2].startswith("ISIC_0000003,HAM_0000003,nv,follow_up,,female,back,1,")
+    assert lines[3].startswith("ISIC_0000004,HAM_0000004,mel,consensus,0.0,,,1,")
     ids = [record["image_id"].decode() for record in reader.open_records(out)]
     assert ids == [line.split(",")[0] for line in lines[1:]] == ALL_IDS
 
