@@ -41,7 +41,7 @@ from jaxattn import (
     uncertainty,
 )
 from jaxattn import config as configs
-from jaxattn.data import leaks, load, preprocess, splits
+from jaxattn.data import duplicates, leaks, load, preprocess, splits
 from jaxattn.data.crops import Crops
 from jaxattn.data.dataset import Dataset, height_width
 from jaxattn.data.loaders import Loader
@@ -133,12 +133,12 @@ def evaluate(
         InputError: There is no trained run, its data set differs, the part is empty, or the result
             cannot be written.
     """
-    with _held(out or folder):
+    with held(out or folder):
         return _evaluate(folder, part, checkpoint, data_dir, out, settings or {})
 
 
 @contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def held(folder: Path) -> Iterator[None]:
     """Holds the folder of results, so that it is known before all the work to be writable."""
     if jax.process_index() != 0:
         yield
@@ -174,7 +174,7 @@ def _evaluate(
         "step": run.step,
         **describe(run, rows),
         **measure(run.config, found, chosen_on),
-        **_maps(run, rows, maps),
+        **maps_measured(run, rows, maps),
     }
     if jax.process_index() == 0:
         write(run, part, rows, found, chosen_on, maps, result, out)
@@ -250,6 +250,7 @@ def describe(run: Opened, rows: Int[np.ndarray, " n"]) -> dict[str, Any]:
         "logit_adjustment": config.evaluation.logit_adjustment,
         "settings": config.evaluation.to_dict(),
         "measured_leak": leaks.measure(dataset, split),
+        "duplicates": duplicates.count(dataset, split) if not config.split.leak else {},
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(run.variables["params"])),
         "device": run_dir.device(),
         "versions": run_dir.versions(),
@@ -533,7 +534,7 @@ def _temperature(found: Predictions, chosen_on: Predictions) -> dict[str, Any]:
     }
 
 
-def _maps(run: Opened, rows: Int[np.ndarray, " n"], maps: Maps) -> dict[str, Any]:
+def maps_measured(run: Opened, rows: Int[np.ndarray, " n"], maps: Maps) -> dict[str, Any]:
     """``map_agreement``, see `jaxattn.map_agreement.measure`, and its mean Jaccard indices."""
     crops = Crops(**run.config.crops)
     resamples = run.config.evaluation.resamples
@@ -562,7 +563,16 @@ def define_flags() -> None:
     )
     flags.DEFINE_enum("split", "test", splits.PARTS, "The part to evaluate.")
     flags.DEFINE_enum("checkpoint", "best", ("best", "latest"), "The checkpoint to evaluate.")
-    flags.DEFINE_string("data_dir", "", "Folder of the prepared data set, if it has moved.")
+    flags.DEFINE_string(
+        "data_dir", "", "Folder of the prepared data set, if it has moved, or of another one."
+    )
+    flags.DEFINE_string(
+        "classes", "", "Which class of another data set is which of the model's: a name or a file."
+    )
+    flags.DEFINE_string("name", "", "What the result on another data set is called.")
+    flags.DEFINE_string(
+        "training_data_dir", "", "Where the run's own data set lies, beside another one."
+    )
 
 
 def main(argv: list[str]) -> None:
@@ -576,6 +586,20 @@ def main(argv: list[str]) -> None:
     runtime.setup(run_dir.read_config(folder).cpu_devices)
     out = Path(given.out) if given.out else None
     settings = config_flags.get_override_values(given["evaluation"])
+    from jaxattn import external  # it builds on this module
+
+    if given.classes or external.is_other(folder, given.data_dir):
+        external.evaluate_on(
+            folder,
+            given.data_dir,
+            given.classes,
+            given.checkpoint,
+            name=given.name,
+            out=out,
+            settings=settings,
+            training_data_dir=given.training_data_dir,
+        )
+        return
     evaluate(folder, given.split, given.checkpoint, given.data_dir, out, settings)
     if given.split == "test":  # the part that the report shows
         write_report(folder, out)

@@ -349,6 +349,7 @@ def define_flags() -> None:
     """Defines the flags of the command line."""
     cli.define_config_flags("The run's folder; by default runs/CONFIG.")
     flags.DEFINE_bool("distributed", False, "Whether other hosts take part in the run.")
+    flags.DEFINE_bool("verify", False, "Reread every record of the prepared data first.")
 
 
 def main(argv: list[str]) -> int:
@@ -364,6 +365,10 @@ def main(argv: list[str]) -> int:
     config, folder = given.config, cli.workdir()
     signals.describe(f"the same command resumes {folder}")
     runtime.setup(config.cpu_devices)
+    if given.verify and config.dataset.name == "prepared":
+        from jaxattn.data.tfds import verify  # TFDS imports slowly
+
+        verify.verify(Path(config.dataset.data_dir).expanduser())
     if not train(config, folder, lambda step: signals.requested()):
         print(f"stopped; the same command resumes {folder}")
         return signals.STOPPED

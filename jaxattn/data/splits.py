@@ -8,6 +8,7 @@ import csv
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -79,9 +80,9 @@ def make(
     if duplicates != "report":
         _check_duplicates(duplicates, strategy, file, leak)
     if duplicates == "drop":
-        drawn = {"seed": seed, "fold": fold, "folds": folds}
-        whole = make(dataset, strategy, test=test, validation=validation, file=file, **drawn)
-        return repeated.drop(dataset, whole)
+        own = {"seed": seed, "test": test, "validation": validation, "file": file}
+        given: dict[str, Any] = own | {"fold": fold, "folds": folds}
+        return repeated.drop(dataset, make(dataset, strategy, **given))
     if strategy == "patient":
         dataset, strategy = _by_patient(dataset), "lesion"
     if duplicates == "together":

@@ -5,9 +5,11 @@ from elsewhere could run code. Here the names are only compared with those that 
 """
 
 import dataclasses
+import itertools
 import re
 from pathlib import Path
 
+from jaxattn.data.sources.source_index import IMAGES
 from jaxattn.errors import invalid
 from jaxattn.reading import Node, read_json, reading
 
@@ -67,7 +69,11 @@ def read(folder: Path) -> Schema:
         InputError: The folder holds none, or one that this library did not write.
     """
     if not (folder / INFO).is_file():
-        raise invalid(str(folder), f"a folder of python -m jaxattn.prepare, with {INFO}", "none")
+        given = "none"
+        if any(path.suffix.lower() in IMAGES for path in itertools.islice(folder.rglob("*"), 999)):
+            prepared = "python -m jaxattn.prepare --source=DIR --out=DIR prepares them"
+            given = f"images; {prepared}, python -m jaxattn.predict classifies them as they are"
+        raise invalid(str(folder), f"a folder of python -m jaxattn.prepare, with {INFO}", given)
     info = read_json(folder / INFO)
     name = info["name"].text()
     if not re.fullmatch(r"\w[\w-]*", name):
