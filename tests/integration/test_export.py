@@ -179,6 +179,7 @@ MODELS = {
     "yan2019": (small, "attnmelcnn", 32),
     "gessert2019": (small, "gessert2019", 64),
     "grouped convolutions": (small, "torch_se_resnext50", 64),
+    "depthwise convolutions": (small, "torch_efficientnet_lite0", 32),
     "attention_cnn": (small, "attention_cnn", 32),
 }
 

@@ -4,6 +4,8 @@ import base64
 import http.client
 import io
 import json
+import socket
+import struct
 import threading
 
 import numpy as np
@@ -157,6 +159,15 @@ def test_every_reply_has_the_headers_and_names_no_other_server(serving):
         assert headers["Server"] == "jaxattn"
         assert "Set-Cookie" not in headers
         assert b"//" not in content.replace(b"http://www.w3.org", b"").replace(b"// ", b"")
+
+
+def test_a_browser_that_goes_away_is_no_error(serving, capfd):
+    with socket.create_connection(("127.0.0.1", serving.server_port)) as connection:
+        connection.sendall(b"POST /classify HTTP/1.0\r\nContent-Length: 9\r\n\r\nhalf")
+        linger = struct.pack("ii", 1, 0)  # closing resets the connection
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    assert ask(serving, "GET", "/")[0] == 200
+    assert capfd.readouterr().err == ""
 
 
 def test_the_page_says_what_the_card_says_and_escapes_names(serving):
