@@ -64,6 +64,8 @@ class Checkpoints:
     def __exit__(self, *error: object) -> None:
         try:
             self.wait()
+            if jax.process_count() > 1 and self._saver is not None and error[0] is None:
+                multihost_utils.sync_global_devices("checkpoints closed")
         finally:
             if self._saver is not None:
                 self._saver.close()

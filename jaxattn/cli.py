@@ -75,6 +75,13 @@ def define_out_flag() -> None:
     )
 
 
+def define_deterministic_flag() -> None:
+    """Defines ``--deterministic``."""
+    flags.DEFINE_bool(
+        "deterministic", False, "Use only operations that give the same bits each time on a GPU."
+    )
+
+
 def define_plugin_flag() -> None:
     """Defines ``--plugin``."""
     flags.DEFINE_multi_string(

@@ -23,7 +23,7 @@ from jaxattn.models import registry as models
 
 #: Fields that do not change what a run computes; a run may be resumed with other values.
 FREE = (
-    *("loader.", "log_every_steps", "checkpoint_every_steps", "dataset.data_dir"),
+    *("loader.", "cpu_devices", "log_every_steps", "checkpoint_every_steps", "dataset.data_dir"),
     *("skip_nonfinite", "evaluation.batch_size", "evaluation.tta", "evaluation.threshold"),
     *("evaluation.sensitivity", "evaluation.cam", "evaluation.grad_cam", "evaluation.overlay."),
 )

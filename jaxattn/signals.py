@@ -75,6 +75,11 @@ def describe(hint: str) -> None:
     _State.hint = hint
 
 
+def hint() -> str:
+    """See `describe`."""
+    return _State.hint
+
+
 def hold() -> None:
     """From here on a signal would lose something: it is only remembered, see `requested`."""
     with _State.lock:

@@ -8,6 +8,7 @@ from jaxattn import signals
 if __name__ == "__main__":
     signals.install()  # before the imports below, which take seconds
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from jaxattn import (
     losses,
     optimizers,
     pretrained,
+    record,
     run_dir,
     runtime,
     steps,
@@ -47,7 +49,7 @@ from jaxattn.early_stopping import Progress
 from jaxattn.errors import invalid, unknown
 from jaxattn.models import registry as models
 from jaxattn.progress import Meter
-from jaxattn.runtime import devices
+from jaxattn.runtime import devices, distributed
 from jaxattn.state import TrainState
 
 
@@ -194,11 +196,34 @@ def train(
         else:
             train_state, progress = restored[0], Progress.from_json(restored[1])
         step = int(train_state.step)
-        log = run_dir.Log(folder, step, progress.validated)
-        try:
-            return _loop(run, train_state, progress, saved, log, stop)
-        finally:
-            log.close()
+        if _finished(run, progress, step):
+            return True
+        with (
+            contextlib.closing(run_dir.Log(folder, step, progress.validated)) as log,
+            record.session(folder, _facts(run, train_state), step) as entry,
+        ):
+            complete = _loop(run, train_state, progress, saved, log, stop)
+            entry["last_step"] = saved.latest
+            return complete
+
+
+def _finished(run: Training, progress: Progress, step: int) -> bool:
+    """Whether a run has nothing left to do."""
+    ended = step == run.total_steps or progress.stopping.should_stop(run.config)
+    return progress.validated and ended and step % run.steps_per_epoch == 0
+
+
+def _facts(run: Training, train_state: TrainState) -> dict[str, Any]:
+    """What `record` keeps of a run."""
+    return {
+        "seed": run.config.seed,
+        "dataset": run.dataset.name,
+        "images": {part: len(rows) for part, rows in run.split.items()},
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(train_state.params)),
+        "steps_per_epoch": run.steps_per_epoch,
+        "total_steps": run.total_steps,
+        "deterministic": runtime.is_deterministic(),
+    }
 
 
 def _start(run: Training) -> tuple[TrainState, dict[str, Any]]:
@@ -227,9 +252,6 @@ def _loop(
     stop: Callable[[int], bool],
 ) -> bool:
     config, step, pending = run.config, int(state.step), []
-    ended = step == run.total_steps or progress.stopping.should_stop(config)
-    if progress.validated and ended and step % run.steps_per_epoch == 0:
-        return True
     if step and jax.process_index() == 0:
         print(f"resuming at step {step} of {run.total_steps}", flush=True)
     watch = finite.Watch(run.dataset, run.sampler, config.skip_nonfinite, progress.skipped)
@@ -348,6 +370,7 @@ def _line(epoch: int, epochs: int, values: dict[str, float]) -> str:
 def define_flags() -> None:
     """Defines the flags of the command line."""
     cli.define_config_flags("The run's folder; by default runs/CONFIG.")
+    cli.define_deterministic_flag()
     flags.DEFINE_bool("distributed", False, "Whether other hosts take part in the run.")
     flags.DEFINE_bool("verify", False, "Reread every record of the prepared data first.")
 
@@ -359,21 +382,20 @@ def main(argv: list[str]) -> int:
         The exit status: `signals.STOPPED` if a signal stopped it and there is more to do.
     """
     del argv
-    given = flags.FLAGS
-    if given.distributed:
-        jax.distributed.initialize()
-    config, folder = given.config, cli.workdir()
+    config, folder = flags.FLAGS.config, cli.workdir()
     signals.describe(f"the same command resumes {folder}")
-    runtime.setup(config.cpu_devices)
-    if given.verify and config.dataset.name == "prepared":
-        from jaxattn.data.tfds import verify  # TFDS imports slowly
+    with distributed.joined(flags.FLAGS.distributed):
+        runtime.setup(config.cpu_devices, flags.FLAGS.deterministic)
+        distributed.meet()
+        if flags.FLAGS.verify and config.dataset.name == "prepared":
+            from jaxattn.data.tfds import verify  # TFDS imports slowly
 
-        verify.verify(Path(config.dataset.data_dir).expanduser())
-    if not train(config, folder, lambda step: signals.requested()):
-        print(f"stopped; the same command resumes {folder}")
-        return signals.STOPPED
-    evaluate.evaluate(folder)
-    evaluate.write_report(folder)
+            verify.verify(Path(config.dataset.data_dir).expanduser())
+        if not train(config, folder, lambda step: signals.requested()):
+            print(f"stopped; the same command resumes {folder}")
+            return signals.STOPPED
+        evaluate.evaluate(folder)
+        evaluate.write_report(folder)
     return 0
 
 

@@ -1,17 +1,30 @@
 """Where a program runs: devices, compilation, memory."""
 
+import os
+
 from jaxattn.runtime import compilation, devices, memory
 
+_DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
-def setup(cpu_devices: int) -> None:
+
+def setup(cpu_devices: int, deterministic: bool = False) -> None:
     """Prepares a process; to be called once by each entry point, before anything is computed.
 
     Args:
         cpu_devices: Without an accelerator: devices to split the CPU's cores into.
+        deterministic: Whether to leave out operations that add in any order, on GPUs; those of
+            CPUs and TPUs do not.
 
     Raises:
         InputError: It is not positive.
     """
+    if deterministic and not is_deterministic():
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DETERMINISTIC}".strip()
     memory.keep()
     devices.split_cpu(cpu_devices)
     compilation.use_cache()
+
+
+def is_deterministic() -> bool:
+    """Whether this process was set up with ``deterministic``."""
+    return _DETERMINISTIC in os.environ.get("XLA_FLAGS", "")

@@ -441,7 +441,7 @@ def start(*arguments):
 def test_the_command_line_stops_on_a_signal_resumes_evaluates_and_reports(tmp_path):
     folder = tmp_path / "run"
     running = start(f"--workdir={folder}")
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 600
     while not (folder / run_dir.LOG).exists() or len(entries(folder)) < 2:
         assert running.poll() is None, running.communicate()
         assert time.monotonic() < deadline

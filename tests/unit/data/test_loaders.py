@@ -1,5 +1,9 @@
 import dataclasses
 import itertools
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -172,3 +176,31 @@ def test_unknown_masks_are_one_clear_error(make_dataset):
 def test_unknown_loader_is_one_clear_error(make_dataset):
     with pytest.raises(InputError, match="loader.name: .*did you mean 'in_memory'.*got 'in_memry'"):
         loader(make_dataset([0, 1, 2]), "in_memry")
+
+
+PARENT = """
+import multiprocessing, os, time
+from jaxattn.data import loaders
+def work():
+    loaders._end_with_parent(0, 1)
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+multiprocessing.get_context("fork").Process(target=work).start()
+time.sleep(600)
+"""
+
+
+def test_a_worker_ends_with_a_program_that_is_killed():
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", PARENT],
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[3],
+        text=True,
+    ) as parent:
+        worker = Path("/proc", parent.stdout.readline().strip())
+        assert worker.exists()
+        parent.kill()
+        deadline = time.monotonic() + 30
+        while worker.exists() and "State:\tZ" not in (worker / "status").read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
