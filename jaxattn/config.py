@@ -55,6 +55,7 @@ def base() -> ConfigDict:
             # model's input size.
             image_size=FieldReference(0, field_type=object),
             centre_crop=0.0,  # prepared: square cut out first, a share of the shorter side; 0: none
+            resize="antialias",  # prepared: antialias, nearest, bilinear; see images.decode_image
             classes=(),  # in the model's order: "nv", or "name=a+b" to merge; () for all
             num_images=4000,  # synthetic: how many to generate
             seed=0,  # synthetic
@@ -180,7 +181,8 @@ def base() -> ConfigDict:
             resamples=10_000,  # of the bootstrap over lesions; 0: no intervals
             cam="",  # layer whose class activation map is drawn, see jaxattn.saliency
             grad_cam="",  # layer for Grad-CAM
-            overlay=ConfigDict(dict(alpha=0.5, bilinear=False)),  # see jaxattn.overlays.overlay
+            # See jaxattn.overlays.overlay; colormap="jet" for the papers' figures.
+            overlay=ConfigDict(dict(alpha=0.5, bilinear=False, colormap="viridis")),
         )
     )
     config.loader = ConfigDict(

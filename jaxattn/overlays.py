@@ -4,7 +4,10 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt8
 from PIL import Image
 
-from jaxattn.errors import invalid
+from jaxattn.errors import invalid, unknown
+
+#: A map whose values differ from their mean by less than this share of it is flat to the eye.
+FLAT_SHARE = 0.05
 
 # A range below this fraction of the largest value is rounding, not attention.
 _FLAT = 1e-5
@@ -63,11 +66,19 @@ def heatmap(
     return rescale(np.asarray(sized))
 
 
-def colour(single_map: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Colours values in [0, 1] with matplotlib's jet: dark blue at 0, dark red at 1."""
+def colour(
+    single_map: Float[np.ndarray, "h w"], colormap: str = "jet"
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Colours values in [0, 1] with one of matplotlib's colour maps.
+
+    Raises:
+        InputError: There is no such colour map.
+    """
     import matplotlib
 
-    return matplotlib.colormaps["jet"](single_map, bytes=True)[..., :3]
+    if colormap not in matplotlib.colormaps:
+        raise unknown("evaluation.overlay.colormap", colormap, matplotlib.colormaps)
+    return matplotlib.colormaps[colormap](single_map, bytes=True)[..., :3]
 
 
 def overlay(
@@ -75,8 +86,9 @@ def overlay(
     maps: Float[np.ndarray, "K h w"],
     alpha: float = 0.5,
     bilinear: bool = False,
+    colormap: str = "jet",
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Blends attention, coloured with jet, over an image (Datta et al. 2021, Figure 7).
+    """Blends attention, coloured, over an image (Datta et al. 2021, Figure 7).
 
     Args:
         image: The image as the model saw it; map and image cover the same field.
@@ -84,6 +96,8 @@ def overlay(
             within an image, not strengths between images.
         alpha: Weight of the colours in [0, 1]; 0.5 in the paper's figure, 0.4 in Yan et al. 2019.
         bilinear: See `heatmap`.
+        colormap: ``jet`` as in the papers' figures: dark blue is 0, dark red 1. A perceptually
+            uniform one, such as ``viridis``, shows no edges that the map does not have.
 
     Returns:
         alpha × colours + (1 - alpha) × image, rounded.
@@ -92,7 +106,7 @@ def overlay(
         InputError: The maps are not ``(K, h, w)`` or not finite.
     """
     height, width = image.shape[:2]
-    colours = colour(heatmap(maps, height, width, bilinear)).astype(np.float32)
+    colours = colour(heatmap(maps, height, width, bilinear), colormap).astype(np.float32)
     return np.rint(alpha * colours + (1 - alpha) * image).astype(np.uint8)
 
 
@@ -106,6 +120,13 @@ def peak(maps: Float[np.ndarray, "K h w"]) -> float:
     """
     single = aggregate(maps)
     return float(single.max() / single.mean()) if single.mean() else float("nan")
+
+
+def is_flat(maps: Float[np.ndarray, "K h w"]) -> bool:
+    """Whether no position of the summed heads stands out, so that rescaling would show noise."""
+    single = aggregate(maps)
+    mean = float(single.mean())
+    return bool(np.abs(single - mean).max() <= FLAT_SHARE * abs(mean))
 
 
 def outline(

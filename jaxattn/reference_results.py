@@ -75,6 +75,41 @@ def for_run(config: Any, dataset: str) -> dict[str, Any] | None:
     return entry if set(classes) == set(entry["classes"]) else None
 
 
+def differences(config: Any, entry: Mapping[str, Any]) -> list[str]:
+    """What differs between a run and a published result, apart from the weights; [] if nothing.
+
+    Args:
+        config: The run's config, complete.
+        entry: From `for_run`.
+    """
+    found = []
+    if entry["trust"] != "sound":
+        found.append(f"published: {TRUST[entry['trust']]}")
+    if entry["protocol"].startswith("another"):
+        found.append("the images are split otherwise")
+    leaked = {"optimistic": "select_on_test", "leaky": "koefler"}.get(entry["trust"], "")
+    if leaked and config.split.leak != leaked:
+        found.append(f"this run does not do so (split.leak={leaked} would)")
+    if entry.get("deviation"):
+        found.append("published: the mean over three folds' models")
+    if entry["paper"] == "gessert2019":
+        found.append("published: the last checkpoint (jaxattn evaluate --checkpoint=latest)")
+    if config.dtype != "float32":
+        found.append(f"this run computes in {config.dtype} (--config.dtype=float32)")
+    wanted = {"datta2021": "nearest", "koefler2023": "bilinear"}.get(entry["paper"], "")
+    resize = config.dataset.get("resize", "antialias")
+    if wanted and wanted != resize:
+        found.append(f"images are resized by {resize} (--config.dataset.resize={wanted})")
+    if config.evaluation.tta != 1 or config.evaluation.logit_adjustment:
+        found.append("this run uses test-time augmentation or logit adjustment")
+    return found
+
+
+def comparable(config: Any, entry: Mapping[str, Any]) -> bool:
+    """Whether numbers can stand beside each other: sound, and on the same images."""
+    return entry["trust"] == "sound" and not entry["protocol"].startswith("another")
+
+
 def table(paper: str, number: str) -> list[dict[str, Any]]:
     """The entries of one table of a paper, each with its ``row``.
 

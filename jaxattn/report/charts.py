@@ -64,14 +64,18 @@ class Picture:
 
 
 def loss_curve(
-    train: Sequence[Mapping[str, Any]], validation: Sequence[Mapping[str, Any]], step: int | None
+    train: Sequence[Mapping[str, Any]],
+    validation: Sequence[Mapping[str, Any]],
+    step: int | None,
+    weighted: str = "",
 ) -> Picture:
-    """Loss over steps, with the evaluated step marked."""
+    """Loss over steps, with the evaluated step marked; ``weighted`` says what training's holds."""
+    of_training = f"training, with {weighted}" if weighted else "training"
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        _curve(axes, train, "loss", "training", FAINT)
-        _curve(axes, validation, "loss", "validation", ACCENT, marker="o")
+        _curve(axes, train, "loss", of_training, FAINT)
+        _curve(axes, validation, "loss", "validation, cross-entropy", ACCENT, marker="o")
         axes.set(title="Loss", xlabel="step", ylim=(0, None))
         _mark(axes, step)
 
@@ -97,40 +101,129 @@ def accuracy_curve(
 def roc_curves(predictions: Predictions, per_class: Mapping[str, Mapping[str, Any]]) -> Picture:
     """ROC curves of each class against all others; classes without an AUC have none."""
 
+    def points(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        false, true, _ = sklearn.metrics.roc_curve(positive, scores)
+        return false, true
+
+    return _per_class(
+        predictions, per_class, points, "auc", "AUC", ("1 − specificity", "sensitivity"), "ROC"
+    )
+
+
+def precision_recall_curves(
+    predictions: Predictions, per_class: Mapping[str, Mapping[str, Any]]
+) -> Picture:
+    """Precision-recall curves of each class against all others."""
+
+    def points(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        precision, recall, _ = sklearn.metrics.precision_recall_curve(positive, scores)
+        return recall, precision
+
+    axes = ("recall (sensitivity)", "precision")
+    return _per_class(
+        predictions, per_class, points, "average_precision", "AP", axes, "Precision-recall"
+    )
+
+
+def _per_class(
+    predictions: Predictions,
+    per_class: Mapping[str, Mapping[str, Any]],
+    points: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
+    measure: str,
+    name_of_measure: str,
+    labels: tuple[str, str],
+    title: str,
+) -> Picture:
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=":")
+        if title == "ROC":
+            axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=":")
         for c, (name, row) in enumerate(per_class.items()):
-            if row["auc"] is None:
+            if row.get("auc") is None:
                 continue
-            false, true, _ = sklearn.metrics.roc_curve(
-                predictions.labels == c, predictions.probabilities[:, c]
-            )
+            x, y = points(predictions.labels == c, predictions.probabilities[:, c])
+            value = row.get(measure)
+            known = "" if value is None else f"  {value:.3f}"
+            label = f"{name}{known}  (n = {row['support']})"
+            drawn = "steps-post" if title != "ROC" else "default"
             style = ("-", "--", ":")[c // len(_SERIES) % 3]
-            label = f"{name}  {row['auc']:.3f}  (n = {row['support']})"
-            axes.plot(false, true, style, color=_SERIES[c % len(_SERIES)], label=label)
-        axes.set(xlabel="1 − specificity", ylabel="sensitivity", aspect="equal")
+            axes.plot(x, y, style, color=_SERIES[c % len(_SERIES)], label=label, drawstyle=drawn)
+        axes.set(xlabel=labels[0], ylabel=labels[1], aspect="equal", title=title)
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
         if axes.get_legend_handles_labels()[0]:
-            figure.legend(title="class, AUC", alignment="left", loc="outside lower left", ncols=2)
+            heading = f"class, {name_of_measure}"
+            figure.legend(title=heading, alignment="left", loc="outside lower left", ncols=2)
 
     height = 4.9 + 0.1 * len(per_class)
-    return _svg(draw, (4.9, height), "ROC curves, one class against all others")
+    return _svg(draw, (4.9, height), f"{title} curves, one class against all others")
+
+
+def reliability_curve(
+    reliability: Sequence[Mapping[str, Any]], scaled: Sequence[Mapping[str, Any]] = ()
+) -> Picture:
+    """Accuracy over confidence by bin, as it is and with the temperature; counts below."""
+
+    def draw(figure: Figure) -> None:
+        axes, below = figure.subplots(2, sharex=True, height_ratios=(4, 1))
+        axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=":")
+        series = [
+            (reliability, ACCENT, "as it is", -0.5),
+            (scaled, SECOND, "with temperature", 0.5),
+        ]
+        for rows, colour, label, side in series:
+            if not rows:
+                continue
+            x, y, images = (
+                [row[key] for row in rows] for key in ("confidence", "accuracy", "images")
+            )
+            axes.plot(x, y, color=colour, marker="o", markersize=3.5, label=label)
+            below.bar(np.array(x) + 0.012 * side, images, width=0.012, color=colour)
+        axes.set(ylabel="accuracy", title="Reliability", ylim=(-0.01, 1.01))
+        axes.legend(loc="upper left")
+        below.set(xlabel="confidence", ylabel="images", xlim=(-0.01, 1.01))
+
+    return _svg(draw, (4.9, 5.6), "Reliability: accuracy over the predicted class's probability")
+
+
+def colour_bar(colormap: str) -> Picture:
+    """The colours of a map, from its least value to its largest."""
+    colours = overlays.colour(
+        np.linspace(0, 1, 256, dtype=np.float32)[None].repeat(12, 0), colormap
+    )
+    buffer = io.BytesIO()
+    Image.fromarray(colours).save(buffer, "PNG")
+    return _picture("png", buffer.getvalue(), "colours from the least value to the largest")
 
 
 def photo(image: np.ndarray, alt: str) -> Picture:
     """An image as JPEG."""
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=88)
+    Image.fromarray(image).save(buffer, "JPEG", quality=85)
     return _picture("jpeg", buffer.getvalue(), alt)
 
 
-def blocks(maps: np.ndarray, size: tuple[int, int], alt: str) -> Picture:
-    """The summed heads of a map at its own resolution, each position a block of the image."""
-    coarse = Image.fromarray(overlays.colour(overlays.rescale(overlays.aggregate(maps))))
+def blocks(maps: np.ndarray, size: tuple[int, int], alt: str, colormap: str = "viridis") -> Picture:
+    """The summed heads of a map at its own resolution, each position a block of the image.
+
+    A flat map is grey.
+    """
+    colours = overlays.colour(overlays.rescale(overlays.aggregate(maps)), colormap)
+    coarse = Image.fromarray(np.full_like(colours, 128) if overlays.is_flat(maps) else colours)
     buffer = io.BytesIO()
     coarse.resize(size[::-1], Image.Resampling.NEAREST).save(buffer, "PNG")
     return _picture("png", buffer.getvalue(), alt)
+
+
+def border(mask: np.ndarray) -> Picture:
+    """The border of a lesion mask as a transparent picture, to lie over the image."""
+    line = np.zeros((*mask.shape, 4), np.uint8)
+    width = max(1, max(mask.shape) // 200)
+    for colour, reach in (((0, 0, 0, 255), 2 * width), ((255, 255, 255, 255), width)):
+        drawn = overlays.outline(np.zeros((*mask.shape, 3), np.uint8), mask, (1, 1, 1), reach)
+        line[drawn[..., 0] > 0] = colour
+    buffer = io.BytesIO()
+    Image.fromarray(line).save(buffer, "PNG")
+    return _picture("png", buffer.getvalue(), "border of the lesion mask")
 
 
 def _curve(

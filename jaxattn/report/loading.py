@@ -35,6 +35,7 @@ class Run:
         evaluation: ``evaluation/test.json``, with today's names.
         log: Rows by kind, in step order.
         parts: Images in each part of the split.
+        training: Training images of each class.
         predictions: Of the test part.
         cases: Arrays of the cases to show.
     """
@@ -44,6 +45,7 @@ class Run:
     evaluation: Mapping[str, Any]
     log: Mapping[str, list[dict[str, Any]]]
     parts: Mapping[str, int]
+    training: Mapping[str, int]
     predictions: Predictions | None
     cases: Mapping[str, np.ndarray] | None
 
@@ -93,6 +95,7 @@ def load(folder: Path, out: Path | None = None) -> Run:
         evaluation=evaluation,
         log=_read_log(folder / "log.jsonl"),
         parts=_read_parts(folder / "split.csv"),
+        training=_read_training(folder / "classes.json"),
         predictions=found,
         cases=_read_cases(results / "test_cases.npz"),
     )
@@ -137,6 +140,13 @@ def _read_parts(path: Path) -> dict[str, int]:
     with path.open(newline="", encoding="utf-8") as file:
         counts = collections.Counter(row.get("split") for row in csv.DictReader(file))
     return {part: counts[part] for part in ("train", "validation", "test") if counts[part]}
+
+
+def _read_training(path: Path) -> dict[str, int]:
+    counts = _read_json(path, "").get("training_images") if path.is_file() else {}
+    if not isinstance(counts, dict):
+        raise invalid(f"{path}, training_images", "images by class", repr(counts))
+    return counts
 
 
 def _read_cases(path: Path) -> dict[str, np.ndarray] | None:

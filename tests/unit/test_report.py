@@ -4,8 +4,6 @@ import html.parser
 import io
 import json
 import re
-import shutil
-import subprocess
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -16,11 +14,10 @@ from jaxattn import metrics, report
 from jaxattn.data.sources.ham10000 import CLASS_NAMES
 from jaxattn.errors import InputError
 from jaxattn.report import __main__ as command_line
+from tests.browser import console, overflow, show
+from tests.unit.report_runs import make_evaluated
 
-VOID = {"meta", "img", "br"}
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
-)
+VOID = {"meta", "img", "br", "input"}
 
 
 class Page(html.parser.HTMLParser):
@@ -58,11 +55,10 @@ class Page(html.parser.HTMLParser):
         if {"td", "th", "dt", "dd"} & set(self._open):
             self.rows[-1][-1] += data
 
-    def row(self, first):
-        """The cells after the first of the one row that starts so."""
-        row, *others = [row for row in self.rows if row[:1] == [first]]
-        assert all(len(other) == len(self.matrix()) for other in others)
-        return row[1:]
+    def row(self, first, table=""):
+        """The cells after the first of the first row that starts so, below a table's header."""
+        heads = [i for i, row in enumerate(self.rows) if table and row[:1] == [table]]
+        return next(row for row in self.rows[heads[0] if heads else 0 :] if row[:1] == [first])[1:]
 
     def matrix(self):
         """The header of the confusion matrix."""
@@ -154,14 +150,16 @@ def test_numbers_of_the_run_are_in_the_page(tmp_path):
     assert "irv2_sa on ham10000, test split" in page.text
     assert "0.750balanced accuracy" in page.text
     assert "0.750accuracy" in page.text
-    mel = page.row("mel")
+    mel = page.row("mel", "class")
     assert mel[:6] == ["0.750", "0.670", "0.750", "0.650", "0.750", "0.660"]
     assert mel[7:] == ["0.974", "4", "34"]
     assert page.row("weighted average")[:3] == ["0.750", "0.938", "0.750"]
     assert page.row("images") == ["28"]
     assert page.row("lesions") == ["14"]
     assert page.row("checkpoint") == ["best, step 15"]
-    assert page.row("images by part") == ["train 90, validation 10, test 28"]
+    assert page.row("train") == ["90 images"]
+    assert page.row("mel", "class, images") == ["-", "4"]
+    assert page.row("mel", "class, further")[:2] == ["0.958", "0.958"]
     assert ["mel", "0", "0", "0", "0", "375%", "125%", "0"] in page.rows  # the confusion matrix
     assert page.row("dataset.note") == ["<b> & 'quotes'"]
     assert page.row("seed") == ["17"]
@@ -184,11 +182,14 @@ def test_the_page_is_self_contained_and_its_images_decode(tmp_path):
     assert not page.tags & {"script", "link", "iframe", "object", "base"}
     assert not {"srcset", "action", "onclick"} & {name for name, _ in page.attributes}
     assert all(value.startswith("#") for name, value in page.attributes if name == "href")
-    # ROC and two learning curves; then of 3 cases the image and two views per map.
-    assert len(page.images) == 3 + 3 * 5
+    # ROC, precision-recall, reliability and two learning curves, a colour bar; then of 3 cases the
+    # image and two views per map, each with the border of the mask.
+    borders = [image for image in page.images if image.get("class") == "border"]
+    assert len(page.images) == 5 + 1 + 3 * 5 * 2
+    assert len(borders) == 15
     kinds = []
     for image in page.images:
-        assert image["alt"]
+        assert image["alt"] or image in borders
         kind, data = re.fullmatch(r"data:image/([a-z+]+);base64,(.*)", image["src"]).groups()
         kinds.append(kind)
         data = base64.b64decode(data, validate=True)
@@ -202,8 +203,8 @@ def test_the_page_is_self_contained_and_its_images_decode(tmp_path):
             with Image.open(io.BytesIO(data)) as picture:
                 picture.load()
                 assert picture.format.lower() == kind
-                assert picture.size == (32, 24)
-    assert kinds.count("svg+xml") == 3
+                assert picture.size == ((256, 12) if "colours" in image["alt"] else (32, 24))
+    assert kinds.count("svg+xml") == 5
 
 
 def test_the_same_run_gives_the_same_bytes(tmp_path):
@@ -220,7 +221,7 @@ def test_a_map_is_shown_block_by_block(tmp_path):
     page = read(folder)
     shown = [i["src"] for i in page.images if i["alt"] == "attention map soft_attention"]
     data = base64.b64decode(shown[0].partition(",")[2])
-    red = np.asarray(Image.open(io.BytesIO(data)))[..., 0] > 0
+    red = np.asarray(Image.open(io.BytesIO(data)))[..., 0] > 128  # yellow, not dark blue
     expected = np.zeros((24, 32), bool)
     expected[8:16, 16:24] = True  # row 1 of 3, column 2 of 4
     np.testing.assert_array_equal(red, expected)
@@ -230,7 +231,7 @@ def test_a_map_is_shown_block_by_block(tmp_path):
 def test_absent_classes_and_long_odd_names(tmp_path):
     names = ("plain", "a_rather_long_name", "$cost", "<tag> & more")
     page = read(make_run(tmp_path / "run", names=names, present=3, mask=False))
-    assert page.row("<tag> & more") == ["-", "-", "-", "-", "0"]
+    assert page.row("<tag> & more", "class") == ["-", "-", "-", "-", "0"]
     assert "No example of <tag> & more in this split" in page.text
     assert "No curve for <tag> & more" in page.text
     assert "No published numbers are known" in page.text
@@ -243,7 +244,7 @@ def test_a_model_without_attention_or_lesion_ids_shows_its_images(tmp_path):
     page = read(folder)
     assert page.row("lesions") == ["unknown"]  # as not every image names its lesion
     assert "This model has no attention map" in page.text
-    assert len(page.images) == 3 + 3
+    assert len(page.images) == 5 + 3 * 2
 
 
 def test_missing_optional_files_are_named_with_their_commands(tmp_path):
@@ -413,46 +414,128 @@ def test_dark_mode_print_and_keyboard(tmp_path):
     page = Page(content)
     targets = [value[1:] for name, value in page.attributes if name == "href"]
     ids = [value for name, value in page.attributes if name == "id"]
-    assert targets == ids
+    assert set(targets) == set(ids) - {"borders"}
+    assert len(ids) == len(set(ids))
     # Boxes that scroll can be reached and are named.
-    assert content.count('class="scroll" role="region" tabindex="0" aria-label="') == 2
+    boxes = content.count('class="scroll"')
+    assert content.count('class="scroll" role="region" tabindex="0" aria-label="') == boxes > 2
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed")
-@pytest.mark.parametrize("width", [390, 1200])
-def test_nothing_overflows(tmp_path, width):
-    """In a browser: no part of the page is wider than its window."""
-    long = "a_rather_long_class_name_without_any_break"
-    names = (*CLASS_NAMES[:6], long)
-    run = make_run(tmp_path / "run", names=names, maps=("one", "two"))
-    page = report.write(run).read_text(encoding="utf-8")
-    # A frame of that width, as a headless window is at least 500 pixels wide.
-    script = """<script>
-      const frame = document.querySelector("iframe");
-      frame.onload = () => {
-        const root = frame.contentDocument.documentElement;
-        document.body.dataset.widths = `${root.scrollWidth} ${root.clientWidth}`;
-      };
-      frame.srcdoc = "<!DOCTYPE html>" + document.querySelector("template").innerHTML;
-    </script>"""
-    outer = tmp_path / "outer.html"
-    outer.write_text(
-        f"<!DOCTYPE html><meta charset=utf-8><template>{page}</template>"
-        f'<iframe style="width: {width}px; height: 900px; border: 0"></iframe>{script}',
-        encoding="utf-8",
-    )
-    command = [
-        CHROMIUM,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--hide-scrollbars",
-        "--dump-dom",
+def test_a_flat_map_is_shown_as_flat(tmp_path):
+    folder = make_run(tmp_path / "run", mask=False)
+    stored = dict(np.load(folder / "evaluation" / "test_cases.npz"))
+    flat = 1 + 0.02 * np.random.default_rng(0).random((3, 2, 3, 4), dtype=np.float32)
+    stored["map/soft_attention"] = flat
+    np.savez(folder / "evaluation" / "test_cases.npz", **stored)
+    page = read(folder)
+    assert page.text.count("soft_attention: flat, no position stands out") == 3
+    (shown, *_) = [i["src"] for i in page.images if i["alt"] == "attention map soft_attention"]
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(shown.partition(",")[2]))))
+    assert (pixels == 128).all()
+
+
+def test_what_differs_from_a_papers_protocol_is_said(tmp_path):
+    run = make_run(tmp_path / "run")
+    config = json.loads((run / "config.json").read_text()) | {"dtype": "bfloat16"}
+    (run / "config.json").write_text(json.dumps(config))
+    text = read(run).text
+    assert "not comparable with the paper" in text
+    for difference in (
+        "published: the model was selected on the test images",
+        "the images are split otherwise",
+        "this run computes in bfloat16 (--config.dtype=float32)",
+        "(--config.dataset.resize=nearest)",
+    ):
+        assert difference in text
+
+
+def test_the_metric_of_config_best_is_named_and_the_weighted_loss(tmp_path):
+    run = make_run(tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config |= {"best": "loss", "loss": {"class_weight_exponent": 1.0}}
+    (run / "config.json").write_text(json.dumps(config))
+    text = read(run).text
+    assert "Best validation loss 1.500 at step 30." in text
+    assert "The training loss holds class weights" in text
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """Three runs, evaluated in full on the same images."""
+    folder = tmp_path_factory.mktemp("runs")
+    strengths = {"weak": 1.0, "strong": 2.5, "again": 2.5}
+    return [
+        make_evaluated(folder / name, strength, seed=i)
+        for i, (name, strength) in enumerate(strengths.items())
     ]
-    command += ["--disable-background-networking", "--virtual-time-budget=5000"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,1000"]
-    done = subprocess.run(
-        [*command, outer.as_uri()], capture_output=True, text=True, check=True, timeout=120
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_page_in_a_browser(browser, evaluated, tmp_path, count):
+    """No error, nothing wider than the window, tables and pictures there, dark where asked for."""
+    path = report.write(evaluated[:count], tmp_path if count > 1 else None)
+    for width, dark in ((390, False), (1200, True)):
+        show(browser, width=width, dark=dark)
+        browser.get(path.as_uri())
+        assert console(browser) == []
+        assert overflow(browser) == []
+        seen = browser.execute_script(
+            """
+            const pictures = [...document.images];
+            return {
+              tables: document.querySelectorAll("table").length,
+              pictures: pictures.length,
+              broken: pictures.filter((p) => !p.complete || !p.naturalWidth).length,
+              background: getComputedStyle(document.body).backgroundColor,
+              borders: [...document.querySelectorAll("img.border")].filter(
+                (p) => getComputedStyle(p).display !== "none").length,
+            };
+            """
+        )
+        assert seen["tables"] >= 8 * count
+        assert seen["pictures"] > 50 * count
+        assert seen["broken"] == seen["borders"] == 0
+        assert seen["background"] == ("rgb(18, 23, 29)" if dark else "rgb(255, 255, 255)")
+    browser.execute_script("document.querySelector('#borders').click()")
+    assert browser.execute_script(
+        "return getComputedStyle(document.querySelector('img.border')).display === 'block'"
     )
-    scrolled, visible = map(int, re.search(r'data-widths="(\d+) (\d+)"', done.stdout).groups())
-    assert scrolled == visible == width
+
+
+def test_several_runs_stand_side_by_side(evaluated, tmp_path):
+    page = Page(report.write(evaluated, tmp_path).read_text(encoding="utf-8"))
+    assert "3 runs side by side" in page.text
+    for name in ("weak", "strong", "again"):
+        assert len(page.row(name)) == 8
+    assert "strong minus weak" in page.text
+    difference = page.row("accuracy", "measure")
+    values = [
+        json.loads((folder / "evaluation" / "test.json").read_text())["metrics"]["accuracy"]
+        for folder in evaluated
+    ]
+    assert difference[0].startswith(f"{values[1] - values[0]:+.3f}")
+    assert page.row("seed", "field") == ["0", "1", "2"]
+    path = evaluated[0] / "evaluation" / "test_predictions.csv"
+    kept = path.read_text()
+    try:
+        path.write_text("".join(kept.replace("SYN_", "OTHER_")))
+        text = Page(report.write(evaluated, tmp_path).read_text("utf-8")).text
+    finally:
+        path.write_text(kept)
+    assert "The runs cannot be compared image by image: strong, images: expected the" in text
+
+
+def test_provenance_intervals_and_subgroups_of_an_evaluated_run(evaluated):
+    page = Page(report.write(evaluated[1]).read_text(encoding="utf-8"))
+    assert page.row("parameters") == ["1,234,567"]
+    assert page.row("commit") == ["0123abc"]
+    assert "300 bootstrap resamples" in page.text
+    assert re.fullmatch(r"0\.\d{3}0\.\d{3}–\d\.\d{3}", page.row("nv", "class")[1])
+    assert "No lesion and no image of the test part is in training." in page.text
+    assert "n < 30" in page.text
+    assert "nv, 90% sensitivity" in [row[0] for row in page.rows]
+    assert "grad_cam: flat, no position stands out" in page.text
+    assert re.search(r"\d+ years, (fe)?male, ", page.text)
+    assert re.search(r"Temperature \d\.\d{3}, fitted on the \d+ images", page.text)
+    with Image.open(io.BytesIO(base64.b64decode(page.images[6]["src"].partition(",")[2]))) as first:
+        assert first.size == (256, 256)  # not the network's 64
