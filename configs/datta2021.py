@@ -14,6 +14,11 @@ Arguments, joined by commas:
 * ``leaky``: the best checkpoint and the end are chosen on the test part, as in the notebooks;
   without it, on a validation part taken from the training part.
 
+Images are resized by nearest neighbour, Keras' default, as in the notebooks; converted published
+weights expect such pixels. Activations are bfloat16; ``--config.dtype=float32`` is as published.
+Grad-CAM of ``irv2`` and ``irv2_sa`` stands beside Soft-Attention in the report, as in the paper's
+figure 9.
+
 Optimizer, batches, epochs, early stopping and class weights are taken from each network's notebook.
 Augmentation is drawn for each image in each step, not once for a folder of 51,699 copies. The
 networks of keras.applications start from ImageNet weights (``tools/convert_keras.py``);
@@ -57,6 +62,11 @@ def get_config(given: str = "") -> ConfigDict:
     config.sampler.per_class = 8000
     config.model.name = f"{name}_paper" if paper and name.endswith("_sa") else name
     config.normalisation = "unit" if paper else ""
+    config.dataset.resize = "nearest"
+    if name in ("irv2", "irv2_sa") and not paper:
+        config.evaluation.grad_cam = (
+            "backbone/block8_9/branch0/conv1/conv"  # the notebook's conv2d_195
+        )
     config.dtype = "bfloat16"
     if not paper:
         config.loss.class_weights.mel = 5.0

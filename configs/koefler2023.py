@@ -13,6 +13,9 @@ drawn for each image in each step, and the class weights, balanced in both, make
 that are not there. Model, optimizer, batches and epochs are the published ones; so is the epoch of
 557 batches.
 
+Images are resized as OpenCV does by default, bilinear without antialiasing. Activations are
+bfloat16; ``--config.dtype=float32`` is as published.
+
 100 epochs; one took 60 s on an unnamed Kaggle GPU.
 """
 
@@ -35,6 +38,7 @@ def get_config(given: str = "") -> ConfigDict:
     config.augment.quarter_turns = not leaky
     config.augment.vertical_flip = not leaky
     config.model.name = f"koefler_{name}"
+    config.dataset.resize = "bilinear"
     config.dtype = "bfloat16"
     config.loss.class_weight_exponent = 1.0
     config.optimizer.name = "keras_adam"

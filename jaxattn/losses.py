@@ -167,7 +167,8 @@ def diagnosis_factors(
         labels: Class of each image.
         dx_types: How each diagnosis was confirmed, a key of ``DIAGNOSIS_FACTORS``; '' if unknown.
         class_names: Name of each class.
-        guided: Classes it applies to: the benign ones in the paper, nevi alone in its code.
+        guided: Classes it applies to: the benign ones in the paper, nevi alone in a comment of its
+            code, all classes in what that code executes.
 
     Returns:
         Float32 ``(n,)``: the factor for images of these classes, 1 for all others and where the

@@ -83,10 +83,11 @@ class Run:
         return adjusted([self], probabilities).argmax(axis=1)
 
     @property
-    def geometry(self) -> tuple[tuple[int, int], float, int | None]:
-        """What `images.decode_image` is told: size, centre and prepared_size."""
-        size = height_width(self.config.dataset.image_size)
-        return size, self.config.dataset.centre_crop, self.metadata["prepared_size"]
+    def geometry(self) -> tuple[tuple[int, int], float, int | None, str]:
+        """What `images.decode_image` is told: size, centre, prepared_size and resize."""
+        options = self.config.dataset
+        size = height_width(options.image_size)
+        return size, options.centre_crop, self.metadata["prepared_size"], options.resize
 
     def read(self, image: Source) -> UInt8[np.ndarray, "H W 3"]:
         """The pixels that evaluation would send to the device.
@@ -97,7 +98,8 @@ class Run:
         if isinstance(image, np.ndarray):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
                 raise invalid("image", "uint8 (H, W, 3)", f"{image.dtype} {image.shape}")
-            return decoding.resize_image(image, *self.geometry[:2])
+            size, centre, _, resize = self.geometry
+            return decoding.resize_image(image, size, centre, resize)
         source = image if isinstance(image, bytes) else Path(image).expanduser()
         return decoding.read_image(source, *self.geometry)
 

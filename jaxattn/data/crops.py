@@ -42,7 +42,8 @@ class Crops:
         dropout: ``ordered``: probability p_d that training blackens a crop.
         vote: ``multi``: whether crops vote for a class instead of averaging their probabilities.
         least_area: ``single``: smallest part to draw, a share of the image's area.
-        centre: ``single``: height and width of the centre, a share of the image's.
+        centre: ``single``: height and width of the centre, a share of the image's (Gessert et al.
+            2019 say 0.85), or from 2 on the side of a square in pixels (their code takes 336).
 
     Raises:
         InputError: A field is wrong.
@@ -61,10 +62,12 @@ class Crops:
             raise unknown("crops.strategy", self.strategy, STRATEGIES)
         if self.count not in COUNTS:
             raise invalid("crops.count", f"one of {COUNTS}", self.count)
-        for field, low in (("dropout", 0.0), ("least_area", 0.001), ("centre", 0.1)):
+        for field, low in (("dropout", 0.0), ("least_area", 0.001)):
             value = getattr(self, field)
             if not low <= value <= 1:
                 raise invalid(f"crops.{field}", f"a number in [{low}, 1]", value)
+        if not (0.1 <= self.centre <= 1 or self.centre >= 2):
+            raise invalid("crops.centre", "a share in [0.1, 1], or 2 or more pixels", self.centre)
         height_width(self.size, "crops.size")
 
     @property
@@ -130,6 +133,8 @@ class Crops:
         """The rows and columns of an image that evaluation sees and attention maps cover."""
         share = self.centre if self.strategy == "single" else 1.0
         lengths = int(share * height), int(share * width)
+        if share >= 2:
+            lengths = min(int(share), height), min(int(share), width)
         if self.strategy == "random":
             lengths = self.shape
         top, left = (height - lengths[0]) // 2, (width - lengths[1]) // 2

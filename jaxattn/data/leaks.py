@@ -1,4 +1,7 @@
-"""Published protocols that leak test data; opt-in and always flagged.
+"""Protocols that leak test data; opt-in and always flagged.
+
+``select_on_test`` (Datta et al. 2021) and ``koefler`` were published. ``gessert`` was not: the
+folds that Gessert et al. 2019 released keep every lesion in one part.
 
 ``split.leak`` names one. The run's split.csv, evaluation and report name it too.
 """

@@ -38,7 +38,7 @@ def prepared(config: ConfigDict) -> Dataset:
         raise invalid(
             "dataset.data_dir", "a folder that python -m jaxattn.prepare wrote", "nothing"
         )
-    return reader.load(config.data_dir, config.image_size, config.centre_crop)
+    return reader.load(config.data_dir, config.image_size, config.centre_crop, config.resize)
 
 
 def load(config: ConfigDict) -> Dataset:

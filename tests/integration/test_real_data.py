@@ -57,6 +57,24 @@ def ham(ham_index):
     )
 
 
+def test_diagnosis_guided_weighting_as_executed_by_gessert(ham):
+    """The mean factor of each class if every image counts, as their code has it."""
+    factors = losses.diagnosis_factors(
+        ham.labels, ham.table["dx_type"], ham.class_names, ham.class_names
+    )
+    means = {n: factors[ham.labels == c].mean() for c, n in enumerate(ham.class_names)}
+    published = {
+        "mel": 4.0,
+        "bcc": 4.0,
+        "akiec": 4.0,
+        "bkl": 3.2,
+        "nv": 2.7,
+        "df": 2.4,
+        "vasc": 2.4,
+    }
+    assert means == pytest.approx(published, abs=0.051)
+
+
 @pytest.mark.parametrize("fold", [0, 1, 2])
 def test_gesserts_published_folds(ham, fold):
     """The authors' indices, into images sorted by name, cut every class in quarters, by lesion."""

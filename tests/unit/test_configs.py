@@ -12,6 +12,7 @@ from jaxattn.config import arguments, base, check_fields, differences, find_file
 from jaxattn.data import classes
 from jaxattn.data.crops import Crops
 from jaxattn.data.sources import isic
+from jaxattn.data.synthetic.dataset import HAM10000_COUNTS
 from jaxattn.errors import InputError
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
@@ -199,17 +200,40 @@ def test_gessert2019_sees_what_each_row_says(given, strategy, attention, batch_s
     built = build(config)
     assert (built.model.attention, config.batch_size) == (attention, batch_size)
     assert built.model.head == ("gru" if "gru" in given else "end_pool")
+    relu_last = given.split(",")[0] in ("downsampling", "single", "multi")
+    if config.model.backbone == "torch_densenet121":
+        assert built.model.endpoint == (None if relu_last else "bn")
     count = {"crops16": 16, "crops4": 4}.get(given.split(",")[-1], 9)
     shape = (count, 224, 224, 3) if strategy == "ordered" else (224, 224, 3)
     assert Crops(**built.config.crops).input_shape(450, 600) == shape
 
 
-def test_gessert2019_halves_the_rate_at_epochs_20_30_and_40():
+def test_gessert2019_halves_the_rate_at_the_start_of_epochs_20_30_40_and_50():
     config, _ = get_config("gessert2019", "initial,crops5,inception_v3")
     rate = optimizers.schedule(config.optimizer, 50 * 1000, 1000)
-    halvings = {0: 0, 19_999: 0, 20_000: 1, 29_999: 1, 30_000: 2, 40_000: 3, 49_999: 3}
+    halvings = {0: 0, 18_999: 0, 19_000: 1, 28_999: 1, 29_000: 2, 39_000: 3, 49_000: 4, 49_999: 4}
     for step, times in halvings.items():
         assert float(rate(step)) == pytest.approx(1.25e-5 * 5 / 3 / 2**times)
+
+
+def test_gessert2019_single_crop_is_evaluated_as_in_the_paper_or_as_released():
+    for given, side in (("single", (382, 510)), ("single,released", (336, 336))):
+        config, _ = get_config("gessert2019", given)
+        config.crops.size = 224
+        rows, columns = Crops(**config.crops).field(450, 600)
+        assert (rows.stop - rows.start, columns.stop - columns.start) == side
+
+
+@pytest.mark.parametrize(
+    ("given", "classes_"),
+    [
+        ("diagnosis", {"bkl", "df", "nv", "vasc"}),
+        ("diagnosis_nevi", {"nv"}),
+        ("diagnosis_executed", set(HAM10000_COUNTS)),
+    ],
+)
+def test_gessert2019_diagnosis_guided_weighting_has_three_forms(given, classes_):
+    assert set(get_config("gessert2019", given)[0].loss.diagnosis_guided) == classes_
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from jaxattn.data.dataset import COLUMNS, MASKS, Dataset, Example, height_width
 from jaxattn.data.sources.source_index import FURTHER_COLUMNS, HASH_COLUMNS, INDEX_COLUMNS
 from jaxattn.data.tables import CsvRow, read_table
 from jaxattn.data.tfds import examples, schema
-from jaxattn.errors import InputError, invalid
+from jaxattn.errors import InputError, invalid, unknown
 from jaxattn.reading import read_json, reason
 
 INDEX = "index.csv"
@@ -26,16 +26,18 @@ def load(
     data_dir: Path | str,
     image_size: int | tuple[int, int] | None = None,
     centre: float = 0.0,
+    resize: str = "antialias",
 ) -> Dataset:
     """Opens a prepared data set: reads its metadata, no image.
 
     Args:
         data_dir: Folder that ``python -m jaxattn.prepare`` wrote.
-        image_size: Height and width in pixels to resize images (antialiased bilinear) and masks
+        image_size: Height and width in pixels to resize images (see ``resize``) and masks
             (nearest neighbour) to, whatever their aspect ratio, or one number for a square; None
             for each image's own size.
         centre: With a size: the square to cut out of the middle first, its side a share of the
             image's shorter side in (0, 1]; 0 for none.
+        resize: How images are resized, see `images.decode_image`.
 
     Returns:
         The data set; its records are `Example` dicts. The table has the further columns ``part``
@@ -48,6 +50,8 @@ def load(
     """
     if not 0 <= centre <= 1:
         raise invalid("dataset.centre_crop", "a number in [0, 1]", centre)
+    if resize not in images.RESIZE:
+        raise unknown("dataset.resize", resize, images.RESIZE)
     folder = Path(data_dir)
     described = schema.read(folder)
     class_names = described.class_names
@@ -56,7 +60,8 @@ def load(
         raise invalid(str(folder / INDEX), f"{len(described)} rows, one per record", len(rows))
     table = _table(rows, class_names)
     size = None if image_size is None else height_width(image_size)
-    records = Records(folder, table["image_id"], size, centre, table["label"], table["lesion_id"])
+    identity = table["label"], table["lesion_id"]
+    records = Records(folder, table["image_id"], size, centre, *identity, resize)
     found = fingerprint.of(class_names, table)
     place = str(folder / fingerprint.FILE)
     fingerprint.check(place, fingerprint.read(folder), found, str(folder / INDEX))
@@ -78,12 +83,13 @@ class Records(Sequence[Example]):
         centre: float = 0.0,
         labels: np.ndarray | None = None,
         lesion_ids: np.ndarray | None = None,
+        resize: str = "antialias",
     ):
         self._folder = folder
         self._image_ids = image_ids
         # What the records must agree with; None: not checked.
         self._labels, self._lesion_ids = labels, lesion_ids
-        self._size, self._centre = size, centre
+        self._size, self._centre, self._resize = size, centre, resize
         self._masks: Collection[str] = tuple(MASKS.values())
         # The process that opened the files, and the open records.
         self._source: tuple[int, Sequence[Any]] | None = None
@@ -115,7 +121,9 @@ class Records(Sequence[Example]):
                 raise ValueError(f"the record is of {record.get('image_id')}")
             self._check(index, record)
             place = self._size, self._centre
-            example: Example = {"image": images.decode_image(record["image"], *place)}
+            example: Example = {
+                "image": images.decode_image(record["image"], *place, resize=self._resize)
+            }
             if record["has_mask"] and "mask" in self._masks:
                 example["mask"] = images.decode_mask(record["mask"], *place)
             if record.get("has_attributes") and "attributes" in self._masks:

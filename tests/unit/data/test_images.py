@@ -188,3 +188,29 @@ def test_the_middle_is_cut_out_of_image_and_mask_alike(size):
     assert np.abs(ours.astype(int) - wanted).mean() < 2
     wanted = np.asarray(mask.crop(box).resize(size[::-1], Image.Resampling.NEAREST)) > 127
     np.testing.assert_array_equal(images.decode_mask(png.getvalue(), size, 0.8), wanted)
+
+
+def test_resizing_by_nearest_neighbour_is_keras_own_and_bilinear_is_of_four_pixels():
+    """Half-pixel centres; the four pixels around each, however far the image shrinks."""
+    pixels = np.random.default_rng(0).integers(0, 256, (45, 60, 3), np.uint8)
+    nearest = images.resize_image(pixels, (10, 13), resize="nearest")
+    rows, columns = ((np.arange(n) + 0.5) * m // n for n, m in ((10, 45), (13, 60)))
+    np.testing.assert_array_equal(nearest, pixels[np.ix_(rows.astype(int), columns.astype(int))])
+    bilinear = images.resize_image(pixels, (10, 13), resize="bilinear").astype(float)
+    y, x = ((np.arange(n) + 0.5) * m / n - 0.5 for n, m in ((10, 45), (13, 60)))
+    top, left = np.floor(y).astype(int), np.floor(x).astype(int)
+    down, across = (y - top)[:, None, None], (x - left)[None, :, None]
+    corner = pixels.astype(float)
+    wanted = (
+        (1 - down) * (1 - across) * corner[np.ix_(top, left)]
+        + (1 - down) * across * corner[np.ix_(top, left + 1)]
+        + down * (1 - across) * corner[np.ix_(top + 1, left)]
+        + down * across * corner[np.ix_(top + 1, left + 1)]
+    )
+    np.testing.assert_allclose(bilinear, wanted, atol=1.0)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    for resize in images.RESIZE:
+        decoded = images.decode_image(buffer.getvalue(), (10, 13), 0.8, resize=resize)
+        again = images.resize_image(pixels, (10, 13), 0.8, resize)
+        np.testing.assert_array_equal(decoded, again)
