@@ -85,7 +85,7 @@ def differences(config: Any, entry: Mapping[str, Any]) -> list[str]:
     found = []
     if entry["trust"] != "sound":
         found.append(f"published: {TRUST[entry['trust']]}")
-    if entry["protocol"].startswith("another"):
+    if not _same_split(config, entry):
         found.append("the images are split otherwise")
     leaked = {"optimistic": "select_on_test", "leaky": "koefler"}.get(entry["trust"], "")
     if leaked and config.split.leak != leaked:
@@ -107,7 +107,30 @@ def differences(config: Any, entry: Mapping[str, Any]) -> list[str]:
 
 def comparable(config: Any, entry: Mapping[str, Any]) -> bool:
     """Whether numbers can stand beside each other: sound, and on the same images."""
-    return entry["trust"] == "sound" and not entry["protocol"].startswith("another")
+    return entry["trust"] == "sound" and _same_split(config, entry)
+
+
+def config_of(entry: Mapping[str, Any]) -> str:
+    """The name of the config, with its arguments, that reproduces an entry; '' if there is none."""
+    paper, row, split = entry["paper"], entry["row"], entry["split"]
+    if split == "quoted" or entry["dataset"] == "isic2019" or row == "irv2_grad_cam":
+        return ""
+    if paper == "datta2021" and entry["dataset"] == "isic2017":
+        return f"datta2021_isic:{row},leaky"
+    if paper == "datta2021":
+        return f"datta2021:{row},test={int(split.rpartition('/')[2]) / 100:g},leaky"
+    if paper == "koefler2023":
+        return f"koefler2023:{row},leaky"
+    if paper == "gessert2019":
+        return f"gessert2019:{row}" + (",spc" if entry["dataset"] == "derm7pt" else "")
+    return f"yan2019:{row},{entry['dataset']}"
+
+
+def _same_split(config: Any, entry: Mapping[str, Any]) -> bool:
+    """Whether a run's images are split as the paper's: not where the paper's draw is unknown."""
+    if entry["paper"] == "gessert2019" and config.split.file:
+        return True  # their index file
+    return not entry["protocol"].startswith("another")
 
 
 def table(paper: str, number: str) -> list[dict[str, Any]]:

@@ -15,6 +15,13 @@ from jaxattn.run import Run
 FORMATS: Registry[Callable[[Run, Path], None]] = Registry("--format")
 
 
+_RESAMPLING = {
+    "antialias": "antialiased bilinear",
+    "nearest": "nearest neighbour",
+    "bilinear": "bilinear without antialiasing",
+}
+
+
 def preprocessing(run: Run) -> dict[str, Any]:
     """What happens to an image before the network sees it, for JSON.
 
@@ -23,10 +30,10 @@ def preprocessing(run: Run) -> dict[str, Any]:
         `images.decode_image`; ``crops``, the config's; ``normalisation``, its name, and ``affine``
         (see `affine`).
     """
-    size, centre, prepared_size = run.geometry
+    size, centre, prepared_size, resize = run.geometry
     return {
         "image_size": list(size),
-        "resampling": "antialiased bilinear (Pillow), the aspect ratio is not kept",
+        "resampling": f"{_RESAMPLING[resize]} (Pillow), the aspect ratio is not kept",
         "centre_crop": centre,
         "prepared_size": prepared_size,
         "crops": run.config.crops.to_dict(),

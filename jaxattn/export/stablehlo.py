@@ -73,7 +73,7 @@ def snippet(run: Run) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    (height, width), centre, prepared_size = run.geometry
+    (height, width), centre, prepared_size, resize = run.geometry
     return environment.get_template("predict.py.j2").render(
         program=PROGRAM,
         classes=list(run.class_names),
@@ -81,4 +81,5 @@ def snippet(run: Run) -> str:
         width=width,
         centre=centre,
         prepared_size=prepared_size,
+        resize=resize,
     )

@@ -258,3 +258,45 @@ def test_measures_are_named_as_ours():
                     assert set(row) <= set(ours["per_class"]["a"])
                 assert set(entry.get("target", ())) <= {"class", *target}
                 assert json.loads(json.dumps(entry)) == entry
+
+
+def test_the_page_of_published_numbers_is_up_to_date_and_has_every_number():
+    spec = importlib.util.spec_from_file_location(
+        "published_numbers", CONFIGS.parent / "tools" / "published_numbers.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    page = module.page()
+    assert page == (CONFIGS.parent / "docs" / "published.md").read_text(encoding="utf-8")
+    for number in ("0.757 ± 0.013", "0.71933", "0.656", "0.916", "0.31"):
+        assert number in page
+
+
+def test_every_config_that_an_entry_names_finds_it():
+    for paper in ("datta2021", "koefler2023", "gessert2019", "yan2019"):
+        for number in ("", "1", "2", "4", "5", *GESSERT):
+            for entry in reference_results.table(paper, number):
+                name, _, argument = reference_results.config_of(entry).partition(":")
+                if name:
+                    found = reference_results.for_run(load(name, argument), entry["dataset"])
+                    assert (found["row"], found["split"]) == (entry["row"], entry["split"])
+
+
+def test_what_differs_from_a_protocol():
+    config = load("gessert2019", "densenet121,dual")
+    entry = reference_results.for_run(config, "ham10000")
+    assert not reference_results.comparable(config, entry)
+    assert "the images are split otherwise" in reference_results.differences(config, entry)
+    config.split.file = "gessert2019_ham_split.npz"
+    config.dtype = "float32"
+    assert reference_results.comparable(config, entry)
+    assert reference_results.differences(config, entry) == [
+        "published: the mean over three folds' models",
+        "published: the last checkpoint (jaxattn evaluate --checkpoint=latest)",
+    ]
+    config = load("datta2021", "irv2_sa,leaky")
+    entry = reference_results.for_run(config, "ham10000")
+    assert not reference_results.comparable(config, entry)
+    assert not any("resized" in each for each in reference_results.differences(config, entry))
+    config.dataset.resize = "antialias"
+    assert any("resize=nearest" in each for each in reference_results.differences(config, entry))
