@@ -1,7 +1,7 @@
 """Classifies images: ``python -m jaxattn.predict --run=runs/ham_irv2 PATHS...``.
 
-PATHS are files, folders and glob patterns, see `jaxattn.data.files.find`. Each image gets a row,
-on standard output or in ``--out``; one that cannot be read gets a row that says why. The exit
+PATHS are files, folders and glob patterns, see `jaxattn.data.image_files.find`. Each image gets a
+row, on standard output or in ``--out``; one that cannot be read gets a row that says why. The exit
 status is 0, 2 if nothing could be done at all, and 3 if some images could not be read.
 """
 
@@ -11,7 +11,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
 
 from absl import flags
 from PIL import Image
@@ -27,8 +26,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from jaxattn import cli, overlays, run_dir, runtime
-from jaxattn.data import files
+from jaxattn import cli, files, overlays, run_dir, runtime
+from jaxattn.data import image_files
 from jaxattn.errors import invalid
 from jaxattn.run import Prediction, Run, adjusted, check_ensemble, load_run, stream
 from jaxattn.submissions import FORMATS, Format, Row
@@ -92,30 +91,6 @@ class OverlayWriter:
                 Image.fromarray(drawn).save(folder / f"{name}.{kind}.png")
 
 
-@contextlib.contextmanager
-def atomic(path: Path) -> Iterator[TextIO]:
-    """A text file that appears when it is complete, in place of an old one.
-
-    Raises:
-        InputError: It cannot be written.
-    """
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise IsADirectoryError(0, "a folder")
-        # A name may hold bytes that are not UTF-8.
-        file = part.open("w", encoding="utf-8", errors="backslashreplace", newline="")
-    except OSError as error:
-        raise invalid("--out", "a file to write to", f"{path} ({error.strerror})") from error
-    try:
-        with file:
-            yield file
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 class _Rate(ProgressColumn):
     """Images per second."""
 
@@ -166,6 +141,23 @@ def write(
     return unreadable
 
 
+@contextlib.contextmanager
+def _opened(out: str) -> Iterator[Callable[[str], object]]:
+    """Takes text for a file that appears when it is complete; for standard output without one."""
+    if not out:
+        yield sys.stdout.write
+        return
+    path = Path(out).expanduser()
+    if path.is_dir():
+        raise invalid("--out", "a file", f"the folder {path}")
+    # A name may hold bytes that are not UTF-8.
+    with (
+        files.replacing(path) as part,
+        part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
+        yield file.write
+
+
 def check_unique(paths: Sequence[Path]) -> None:
     """Raises InputError if two files have one image_id, which a challenge refuses."""
     first: dict[str, Path] = {}
@@ -198,7 +190,7 @@ def main(argv: list[str]) -> int:
     given = flags.FLAGS
     warnings.filterwarnings("ignore", module="PIL")  # of odd files that it reads all the same
     make_format = FORMATS[given.format]
-    paths, skipped = files.find(argv[1:])
+    paths, skipped = image_files.find(argv[1:])
     if not paths:
         raise invalid("PATHS", "images", f"none ({skipped} other files)" if skipped else "none")
     folders = run_folders(given.run)
@@ -209,10 +201,8 @@ def main(argv: list[str]) -> int:
     form = make_format(runs[0].class_names)
     if form.unique:
         check_unique(paths)
-    with contextlib.ExitStack() as stack:
-        drawn = OverlayWriter(Path(given.overlays).expanduser(), runs) if explain else None
-        out = Path(given.out).expanduser()
-        put = stack.enter_context(atomic(out)).write if given.out else sys.stdout.write
+    drawn = OverlayWriter(Path(given.overlays).expanduser(), runs) if explain else None
+    with _opened(given.out) as put:
         unreadable = write(put, runs, paths, form, drawn, given.batch_size)
     text = f"{len(paths)} images: {len(paths) - unreadable} classified"
     text += f", {unreadable} could not be read" if unreadable else ""

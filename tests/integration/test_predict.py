@@ -296,7 +296,7 @@ from jaxattn.models import registry
 registry.MODELS["tiny"] = registry.Model(runpy.run_path(sys.argv.pop(1))["Tiny"], 32)
 predict.define_flags()
 try:
-    cli.run_main(predict.main)
+    cli.run_main(predict.main, positional=True)
 finally:
     # Not ru_maxrss, which a child process has from its parent.
     print(int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from jaxattn.data import files
+from jaxattn.data import image_files
 
 
 @pytest.fixture
@@ -33,14 +33,14 @@ IMAGES = ["a.PNG", "b.jpg", "c.webp", "link.jpg", "no_ending", "x [1].tif", "dee
 
 
 def test_a_folder(folder):
-    found, skipped = files.find([str(folder)])
+    found, skipped = image_files.find([str(folder)])
     assert found == [folder / name for name in IMAGES]
     assert skipped == 7  # hidden folders are not entered
 
 
 def test_files_are_taken_as_they_are(folder):
     given = ["Thumbs.db", "x [1].tif", "missing.jpg", "nothing*.jpg", "._b.jpg", "b.jpg", "b.jpg"]
-    found, skipped = files.find(given)
+    found, skipped = image_files.find(given)
     assert (found, skipped) == ([Path(each) for each in given[:-1]], 0)
 
 
@@ -55,19 +55,19 @@ def test_files_are_taken_as_they_are(folder):
 )
 def test_patterns(folder, pattern, names):
     (folder / "deep/up").unlink()
-    assert files.find([pattern])[0] == [Path(name) for name in names]
-    assert files.find([str(folder / pattern)])[0] == [folder / name for name in names]
+    assert image_files.find([pattern])[0] == [Path(name) for name in names]
+    assert image_files.find([str(folder / pattern)])[0] == [folder / name for name in names]
 
 
 def test_home(folder, monkeypatch):
     monkeypatch.setenv("HOME", str(folder))
-    assert files.find(["~/b.jpg", "~/*.webp"])[0] == [folder / "b.jpg", folder / "c.webp"]
+    assert image_files.find(["~/b.jpg", "~/*.webp"])[0] == [folder / "b.jpg", folder / "c.webp"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may list everything")
 def test_a_folder_that_cannot_be_listed(folder):
     (folder / "deep").chmod(0)
     try:
-        assert folder / "deep" in files.find([str(folder)])[0]
+        assert folder / "deep" in image_files.find([str(folder)])[0]
     finally:
         (folder / "deep").chmod(0o700)
