@@ -12,8 +12,9 @@ writes ArrayRecord files that TFDS and `jaxattn.data.tfds.reader` read, and repo
 also in OUT/report.json.
 """
 
+import contextlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,8 @@ def main(argv: list[str]) -> None:
     given = flags.FLAGS
     out = Path(given.out).expanduser()
     if given.verify:
-        added = verify.verify(out, _track)
+        with _progress() as track:
+            added = verify.verify(out, track)
         print(f"{out}: every record is as it was prepared{'; hashes added' * added}")
         return
     if not given.source:
@@ -80,14 +82,15 @@ def main(argv: list[str]) -> None:
     with archives.unpacked(source, out) as folder:
         index = sources.read(given.dataset, folder, {k: v for k, v in options.items() if v})
         index.name = re.sub(r"\W+", "_", _name(index, source)) or "images"
-        report = writer.write(
-            index,
-            out,
-            size=given.size,
-            skip_bad=bool(given["skip-bad"].value),
-            overwrite=given.overwrite,
-            track=_track,
-        )
+        with _progress() as track:
+            report = writer.write(
+                index,
+                out,
+                size=given.size,
+                skip_bad=bool(given["skip-bad"].value),
+                overwrite=given.overwrite,
+                track=track,
+            )
     _print(report)
     print(f"written to {out}; {out}/{writer.REPORT} lists everything")
 
@@ -97,10 +100,12 @@ def _name(index: Any, source: Path) -> str:
     return source.name.partition(".")[0] if index.name.startswith((".", "_")) else index.name
 
 
-def _track(items: Iterable[Any], what: str, total: int) -> Iterator[Any]:
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[Iterable[Any], str, int], Iterable[Any]]]:
+    """A progress bar, as the function that shows it while items are taken."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        yield from progress.track(items, total, description=what)
+        yield lambda items, what, total: progress.track(items, total, description=what)
 
 
 def _print(report: dict) -> None:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from jaxattn import losses
-from jaxattn.data import classes, leaks, samplers, splits
+from jaxattn.data import classes, duplicates, leaks, samplers, splits
 from jaxattn.data.dataset import COLUMNS, Dataset
 from jaxattn.data.sources import attributes, ham10000, isic
 from jaxattn.data.tfds import reader, writer
@@ -173,3 +173,32 @@ def test_isic2017(tmp_path):
     for path in first.attributes.values():
         union |= np.asarray(Image.open(path)) > 0
     np.testing.assert_array_equal(np.asarray(Image.open(data)) > 0, union)
+    assert_known_duplicates(index, tmp_path)
+
+
+def assert_known_duplicates(index, tmp_path):
+    """Four photographs are in two parts each under two ids, byte for byte."""
+    pairs = {
+        ("ISIC_0012970", "ISIC_0012127"),
+        ("ISIC_0012175", "ISIC_0015982"),
+        ("ISIC_0012271", "ISIC_0016018"),
+        ("ISIC_0012221", "ISIC_0016002"),
+    }
+    path_of = {image.image_id: image.path for image in index.images}
+    assert all(path_of[a].read_bytes() == path_of[b].read_bytes() for a, b in pairs)
+    writer.write(index, tmp_path / "out")
+    dataset = reader.load(tmp_path / "out")
+    split = splits.make(dataset, "official")
+    found = set()
+    for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
+        same, _ = duplicates.pairs(dataset, split[one], split[other])
+        ids = dataset.table["image_id"]
+        found |= set(zip(ids[same.first].tolist(), ids[same.second].tolist(), strict=True))
+    assert found == pairs
+    counts = duplicates.count(dataset, split)
+    exact = {parts: row["same_pixels"] for parts, row in counts.items()}
+    assert exact == {"train, validation": 1, "train, test": 2, "validation, test": 1}
+    assert leaks.measure(dataset, split)["same_pixels"] == 2 / 600
+    left = splits.make(dataset, "official", duplicates="drop")
+    assert duplicates.count(dataset, left) == {}
+    assert len(left["test"]) == 600
