@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=worksteal --durations=30
 
-.PHONY: quickstart test test-all lint lock
+.PHONY: quickstart test test-all fuzz lint lock
 
 # Trains on the embedded data, evaluates and reports.
 quickstart: $(VENV)/installed
@@ -17,6 +17,10 @@ test: lint
 # All tests: integration, parity with Keras and PyTorch, memory, benchmarks at toy size.
 test-all: lint
 	$(PYTEST) tests
+
+# Kills a run at each of its file operations: many minutes.
+fuzz: $(VENV)/installed-test
+	PYTHONPATH=. $(BIN)/python tests/integration/kill_points.py
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from jax.experimental import multihost_utils
 
 from jaxattn import files
@@ -108,6 +109,7 @@ class Checkpoints:
             if jax.process_index() == 0:
                 part.mkdir(parents=True, exist_ok=True)
             if self._saver is None:
+                logging.get_absl_logger().addFilter(_is_news)
                 self._saver = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
             target = self._path / part.name / STATE
             self._saver.save(target, args=ocp.args.StandardSave(_stored(state)), force=True)
@@ -341,6 +343,11 @@ def read_arrays(path: Path, keys: Sequence[str] = ()) -> dict[str, Any]:
         raise _damaged(path, error) from error
     finally:
         handler.close()
+
+
+def _is_news(record: Any) -> bool:
+    """Whether a line of the log is not Orbax's traceback of an error that it raises as well."""
+    return "async_checkpointer" not in record.pathname
 
 
 def _damaged(path: Path, reason: object) -> InputError:

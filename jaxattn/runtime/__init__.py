@@ -1,6 +1,8 @@
 """Where a program runs: devices, compilation, memory."""
 
+import contextlib
 import os
+import resource
 
 from jaxattn.runtime import compilation, devices, memory
 
@@ -20,6 +22,9 @@ def setup(cpu_devices: int, deterministic: bool = False) -> None:
     """
     if deterministic and not is_deterministic():
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DETERMINISTIC}".strip()
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with contextlib.suppress(OSError, ValueError):  # a checkpoint opens many files at once
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     memory.keep()
     devices.split_cpu(cpu_devices)
     compilation.use_cache()

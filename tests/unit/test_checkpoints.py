@@ -1,6 +1,7 @@
 """What is saved, kept and deleted, and what becomes of damaged checkpoints."""
 
 import json
+import resource
 import shutil
 
 import jax
@@ -200,3 +201,24 @@ def test_folders_with_odd_names(tmp_path, name):
         assert int(saved.restore_latest(LIKE)[0].step) == 1
     variables, _ = checkpoints.read_variables(folder)
     assert variables["params"]["dense"]["kernel"][0, 0] == 1000
+
+
+# Orbax leaves an event loop behind when a save fails.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_disk_that_is_full_costs_the_new_checkpoint_only(tmp_path):
+    """The limit on the size of a file stands for a full disk."""
+    save(tmp_path, 1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    saved = Checkpoints(tmp_path)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200, before[1]))
+        saved.save(make_state(2), {}, best=False)
+        with pytest.raises(InputError, match="2: expected a place that can be written") as error:
+            saved.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        saved.__exit__(None)
+    assert "\n" not in str(error.value)
+    assert steps_in(tmp_path) == [1]
+    with Checkpoints(tmp_path) as again:
+        assert int(again.restore_latest(LIKE)[0].step) == 1
