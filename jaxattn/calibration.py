@@ -1,15 +1,22 @@
 """Calibration of probabilities: NLL, Brier score, ECE, reliability curve, temperature scaling."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from jaxattn.errors import invalid
+
+#: The file in a run's folder that evaluation writes.
+TEMPERATURE = "temperature.json"
+
 #: Bins of equal width over the confidence in (0, 1], closed on the right (Guo et al. 2017).
 BINS = 15
 
 #: Smallest probability whose logarithm is taken.
-_FLOOR = 1e-12
+FLOOR = 1e-12
 #: Temperatures that are tried.
 _RANGE = (0.05, 20.0)
 
@@ -28,7 +35,7 @@ def log_likelihood(
     labels: Int[np.ndarray, " N"], probabilities: Float[np.ndarray, "N C"]
 ) -> Float[np.ndarray, " N"]:
     """Log of the true class's probability, which counts as 1e-12 at least."""
-    return np.log(np.clip(probabilities[np.arange(len(labels)), labels], _FLOOR, None))
+    return np.log(np.clip(probabilities[np.arange(len(labels)), labels], FLOOR, None))
 
 
 def brier(
@@ -81,7 +88,7 @@ def scale(probabilities: Float[np.ndarray, "N C"], temperature: float) -> np.nda
     For a softmax's own output this is its logits divided by T. A mean over crops or test-time
     augmentation is scaled as it is.
     """
-    logits = np.log(np.clip(np.asarray(probabilities, np.float64), _FLOOR, None)) / temperature
+    logits = np.log(np.clip(np.asarray(probabilities, np.float64), FLOOR, None)) / temperature
     scaled = np.exp(logits - logits.max(axis=1, keepdims=True))
     return scaled / scaled.sum(axis=1, keepdims=True)
 
@@ -107,3 +114,33 @@ def fit_temperature(
     low, high = np.log(_RANGE)
     found = minimize_scalar(nll, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
     return float(np.exp(found.x))
+
+
+def read_temperature(folder: Path, step: int, tta: int) -> float:
+    """The temperature of a run, for the probabilities it was fitted to.
+
+    Args:
+        folder: The run's folder.
+        step: Of the checkpoint that predicts.
+        tta: Test-time augmentation that it predicts with.
+
+    Raises:
+        InputError: There is none, or that of another checkpoint or of other augmentation.
+    """
+    path = folder / TEMPERATURE
+    command = f"python -m jaxattn.evaluate --run={folder}"
+    if not path.is_file():
+        raise invalid(str(path), f"the temperature that {command} fits on validation", "no file")
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        temperature, fitted = float(kept["temperature"]), (kept["step"], kept.get("tta", 1))
+    except (ValueError, TypeError, KeyError) as error:
+        raise invalid(
+            str(path), "the JSON of an evaluation", f"a damaged file ({error})"
+        ) from error
+    if fitted != (step, tta):
+        given = f"one of step {fitted[0]} with tta {fitted[1]}"
+        raise invalid(str(path), f"a temperature of step {step} with tta {tta}", given)
+    if not temperature > 0:
+        raise invalid(f"{path}, temperature", "a number above 0", temperature)
+    return temperature

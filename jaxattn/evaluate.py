@@ -54,7 +54,6 @@ from jaxattn.saliency import ClassActivation
 from jaxattn.state import Variables
 
 FOLDER = "evaluation"
-TEMPERATURE = "temperature.json"
 DTYPES = ("float32", "bfloat16")
 #: Metrics of the validation part, which ``best`` and ``early_stopping.metric`` can name.
 METRICS = ("loss", "accuracy", "balanced_accuracy", "macro_auc")
@@ -309,8 +308,8 @@ def write(
     predictions.write(folder / f"{part}_predictions.csv", found)
     if len(chosen_on):
         predictions.write(folder / "validation_predictions.csv", chosen_on)
-        kept = {"checkpoint": result["checkpoint"], "step": run.step} | result["temperature"]
-        run_dir.write_json(out / TEMPERATURE, kept)
+        kept = {"step": run.step, "tta": run.config.evaluation.tta} | result["temperature"]
+        run_dir.write_json(out / calibration.TEMPERATURE, kept)
     gallery.write(folder / f"{part}_cases.npz", run.config, run.dataset, rows, found, maps)
     run_dir.write_json(folder / f"{part}.json", result)
 

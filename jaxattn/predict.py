@@ -181,6 +181,7 @@ def define_flags() -> None:
     flags.DEFINE_string("format", "csv", f"How to write: {', '.join(FORMATS)}.")
     flags.DEFINE_string("overlays", "", "Folder for images with attention and Grad-CAM; '': none.")
     flags.DEFINE_integer("tta", 0, "Test-time augmentation, 1 or 8; 0: the run's own.")
+    flags.DEFINE_bool("calibrated", False, "Scale by the temperature fitted in evaluation.")
     flags.DEFINE_integer("batch_size", 0, "Images at once; 0: the run's own.", lower_bound=0)
     cli.define_plugin_flag()
 
@@ -196,7 +197,8 @@ def main(argv: list[str]) -> int:
     folders = run_folders(given.run)
     runtime.setup(run_dir.read_config(folders[0]).cpu_devices)
     explain = bool(given.overlays)
-    runs = [load_run(each, given.checkpoint, tta=given.tta, explain=explain) for each in folders]
+    options = {"tta": given.tta, "explain": explain, "calibrated": given.calibrated}
+    runs = [load_run(each, given.checkpoint, **options) for each in folders]
     check_ensemble(runs)
     form = make_format(runs[0].class_names)
     if form.unique:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from ml_collections import ConfigDict
 
-from jaxattn import checkpoints, evaluate, metrics, run_dir, saliency
+from jaxattn import calibration, checkpoints, evaluate, metrics, run_dir, saliency
 from jaxattn.data import images as decoding
 from jaxattn.data.crops import Crops
 from jaxattn.data.dataset import height_width
@@ -109,7 +109,12 @@ class Run:
 
 
 def load_run(
-    folder: str | Path, checkpoint: str = "best", *, tta: int = 0, explain: bool = False
+    folder: str | Path,
+    checkpoint: str = "best",
+    *,
+    tta: int = 0,
+    explain: bool = False,
+    calibrated: bool = False,
 ) -> Run:
     """Loads a run to classify images with.
 
@@ -120,9 +125,11 @@ def load_run(
         explain: Whether to add the class activation maps of ``evaluation.cam`` and
             ``evaluation.grad_cam`` to the maps; where the config names neither, ``grad_cam`` of the
             last layer.
+        calibrated: Whether to scale probabilities by the temperature that evaluation fitted on the
+            validation part.
 
     Raises:
-        InputError: There is no trained run in the folder.
+        InputError: There is no trained run in the folder, or no temperature of the checkpoint.
     """
     folder = Path(folder).expanduser()
     config = run_dir.read_config(folder)
@@ -140,6 +147,10 @@ def load_run(
         shape = Crops(**config.crops).input_shape(*height_width(config.dataset.image_size))
         config.evaluation.grad_cam = saliency.last_layer(model, variables, shape)
     mesh = devices.mesh()
+    predict_step = evaluate.make_predict_step(config, model, mesh, config.evaluation.tta, explain)
+    if calibrated:
+        temperature = calibration.read_temperature(folder, step, config.evaluation.tta)
+        predict_step = calibrated_step(predict_step, temperature)
     return Run(
         folder=folder,
         config=config,
@@ -153,8 +164,19 @@ def load_run(
         },
         model=model,
         variables=devices.put_replicated(mesh, variables),
-        _step=evaluate.make_predict_step(config, model, mesh, config.evaluation.tta, explain),
+        _step=predict_step,
     )
+
+
+def calibrated_step(step: Callable[..., Any], temperature: float) -> Callable[..., Any]:
+    """A prediction step whose probabilities are scaled, see `jaxattn.calibration.scale`."""
+
+    def scaled(*given: Any) -> tuple[jax.Array, Any]:
+        probabilities, maps = step(*given)
+        logits = jnp.log(jnp.maximum(probabilities, calibration.FLOOR)) / temperature
+        return jax.nn.softmax(logits), maps
+
+    return scaled
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from jaxattn import (
+    calibration,
     checkpoints,
     evaluate,
     losses,
@@ -145,8 +146,9 @@ def test_evaluation_of_the_best_checkpoint(tiny_config, copied):
     assert len(chosen_on) == len(built.split["validation"])
     again = evaluate.measure(tiny_config, part, chosen_on)
     assert {name: result[name] for name in again} == again
-    kept = json.loads((whole / evaluate.TEMPERATURE).read_text())
-    assert (kept["temperature"], kept["step"]) == (result["temperature"]["temperature"], step)
+    kept = json.loads((whole / calibration.TEMPERATURE).read_text())
+    assert kept["temperature"] == result["temperature"]["temperature"]
+    assert (kept["step"], kept["tta"]) == (step, 1)
     points = result["operating_points"]["nv"]["sensitivity"]
     assert points["where_chosen"]["recall"] >= tiny_config.evaluation.sensitivity
     low, high = result["intervals"]["balanced_accuracy"]

@@ -1,9 +1,14 @@
+import json
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import sklearn.metrics
 from sklearn.calibration import calibration_curve
 
 from jaxattn import calibration
+from jaxattn.errors import InputError
+from jaxattn.run import calibrated_step
 
 
 def drawn(images=4000, classes=4, temperature=1.0, seed=0):
@@ -68,3 +73,25 @@ def test_scaling_by_hand():
     assert np.isfinite(scaled).all()
     np.testing.assert_allclose(calibration.scale(scaled[:1], 1.0), scaled[:1])
     assert calibration.fit_temperature(np.zeros(0, int), np.zeros((0, 2))) is None
+
+
+def test_the_temperature_of_a_run_scales_its_predictions(tmp_path):
+    with pytest.raises(InputError, match="the temperature that python -m jaxattn.evaluate"):
+        calibration.read_temperature(tmp_path, 7, 1)
+    path = tmp_path / calibration.TEMPERATURE
+    path.write_text(json.dumps({"step": 7, "tta": 1, "temperature": 1.7}))
+    temperature = calibration.read_temperature(tmp_path, 7, 1)
+    _, stated = drawn(20)
+    stated[0] = [1, 0, 0, 0]
+    step = calibrated_step(lambda scores: (scores, {"map": 3}), temperature)
+    scaled, maps = step(jnp.asarray(stated, jnp.float32))
+    np.testing.assert_allclose(scaled, calibration.scale(stated, 1.7), atol=1e-6)
+    assert maps == {"map": 3}
+    for other in ((8, 1), (7, 8)):
+        with pytest.raises(
+            InputError, match="expected a temperature of step .*, got one of step 7"
+        ):
+            calibration.read_temperature(tmp_path, *other)
+    path.write_text("{}")
+    with pytest.raises(InputError, match="got a damaged file"):
+        calibration.read_temperature(tmp_path, 7, 1)
