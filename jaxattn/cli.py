@@ -75,6 +75,19 @@ def define_out_flag() -> None:
     )
 
 
+def define_evaluation_flags() -> None:
+    """Defines ``--evaluation.tta`` and the like, also as ``--config.evaluation.tta``."""
+    from ml_collections import config_flags
+
+    from jaxattn import config
+
+    # ml_collections defines a flag for each field that is in sys.argv now.
+    sys.argv = [re.sub(r"^--?config\.evaluation\.", "--evaluation.", a) for a in sys.argv]
+    config_flags.DEFINE_config_dict(
+        "evaluation", config.base().evaluation, "Settings other than those of training."
+    )
+
+
 def define_deterministic_flag() -> None:
     """Defines ``--deterministic``."""
     flags.DEFINE_bool(
@@ -198,8 +211,6 @@ def _home(argument: str) -> str:
 
 def _found(argument: str) -> str:
     """``--config=NAME:ARGUMENTS`` with the file of the config for its name."""
-    if "evaluation" in flags.FLAGS and argument.startswith("--config.evaluation."):
-        return argument.replace("--config.", "--", 1)
     if not argument.startswith("--config=") or "config" not in flags.FLAGS:
         return argument
     from jaxattn.config import find_file

@@ -553,13 +553,9 @@ def write_report(folder: Path, out: Path | None = None) -> None:
 
 def define_flags() -> None:
     """Defines the flags of the command line."""
-    from ml_collections import config_flags
-
     cli.define_run_flag()
     cli.define_out_flag()
-    config_flags.DEFINE_config_dict(
-        "evaluation", configs.base().evaluation, "Settings other than those of training."
-    )
+    cli.define_evaluation_flags()
     flags.DEFINE_enum("split", "test", splits.PARTS, "The part to evaluate.")
     flags.DEFINE_enum("checkpoint", "best", ("best", "latest"), "The checkpoint to evaluate.")
     flags.DEFINE_string(
