@@ -18,6 +18,7 @@ COMMANDS = {
     "evaluate": "jaxattn.evaluate",
     "prepare": "jaxattn.prepare",
     "compare": "jaxattn.compare",
+    "figures": "jaxattn.figures",
     "cross-validate": "jaxattn.cross_validate",
     "report": "jaxattn.report.__main__",
     "predict": "jaxattn.predict",
