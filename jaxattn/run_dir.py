@@ -255,8 +255,8 @@ class Log:
             self._board.add_scalar(f"{kind}/{name}", value, step)
 
     def flush(self) -> None:
-        """Writes what is held back."""
-        if self._writes:
+        """Writes what is held back, from any thread and also after `close`."""
+        if self._writes and not self._file.closed:
             self._file.flush()
             self._board.flush()
 
