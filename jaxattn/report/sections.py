@@ -10,7 +10,7 @@ from jaxattn.config import flatten
 from jaxattn.data import leaks
 from jaxattn.errors import InputError
 from jaxattn.metrics import AGGREGATES, FURTHER, MEASURES, has_rows, number, paired_rows
-from jaxattn.report import cases, charts
+from jaxattn.report import cases, charts, others
 from jaxattn.report.loading import EVALUATE, TRAIN, Run
 
 _LABELS = {
@@ -62,6 +62,7 @@ def _run(run: Run, name: str, anchor: str) -> dict[str, Any]:
         "subgroups": subgroups(run),
         "learning": learning(run),
         "attention": cases.attention(run, reference),
+        "others": others.section(run.folder / "evaluation"),
         "settings": settings(run),
     }
 
@@ -177,12 +178,14 @@ def data(run: Run) -> dict[str, Any]:
     check = None
     if measured:
         clean = not any(measured.values())
+        of_pixels = "same_pixels" in measured
         check = {
             "clean": clean,
-            "text": "No lesion and no image of the test part is in training."
+            "text": "No lesion and no image of the test part is in training"
+            f"{', under any name, nor a near-duplicate' if of_pixels else ''}."
             if clean
             else f"Training has the lesion of {measured['lesion']:.1%} of the test images and "
-            f"{measured['image']:.1%} of the images themselves.",
+            f"{measured['image']:.1%} of the images themselves{_copies(measured)}.",
         }
     split = run.config.split
     rule = f"{split.strategy}{f' from {split.file}' if split.file else ''}, seed {split.seed}"
@@ -193,6 +196,14 @@ def data(run: Run) -> dict[str, Any]:
         "classes": [(n, run.training.get(n, "-"), count) for n, count in support.items()],
         "check": check,
     }
+
+
+def _copies(measured: Mapping[str, float]) -> str:
+    """What training has of the test images under other names."""
+    if "same_pixels" not in measured:
+        return ""
+    exact, near = measured["same_pixels"], measured["near_duplicate"]
+    return f"; under any name the pixels of {exact:.1%}, and a near-duplicate of {near:.1%}"
 
 
 def per_class(run: Run, reference: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxattn import evaluate, external, train
+from jaxattn import evaluate, external, report, train
 from jaxattn.data.sources import image_folder
 from jaxattn.data.tfds import writer
 from jaxattn.errors import InputError
@@ -92,6 +92,9 @@ def test_another_data_set(run, tmp_path):
         (result["without_own"], lambda r: r["own"] == "0"),
     ):
         assert (place["metrics"]["accuracy"], place["metrics"]["n"]) == accuracy(kept)
+    page = report.write(run).read_text()
+    assert "Other data sets" in page
+    assert "2 of 15 images training or validation knew" in page
 
 
 def test_its_own_data_set_under_the_same_classes_is_no_other_one(run, tmp_path):
