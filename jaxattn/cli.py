@@ -1,8 +1,10 @@
 """The command line: ``jaxattn COMMAND`` and ``python -m jaxattn.COMMAND``, flags and errors."""
 
 import importlib
+import os
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,11 +110,25 @@ def workdir() -> Path:
     from ml_collections import config_flags
 
     if flags.FLAGS.workdir:
-        return Path(flags.FLAGS.workdir).expanduser()
+        folder = Path(flags.FLAGS.workdir).expanduser()
+        _check_folder(folder)
+        return folder
     file, arguments = _split(config_flags.get_config_filename(flags.FLAGS["config"]))
     variant = re.sub(r"[^\w.=-]", "_", arguments.removeprefix(":"))
     smoke = "smoke" if flags.FLAGS.config.smoke else ""
     return Path("runs", "_".join(filter(None, (Path(file).stem, variant, smoke))))
+
+
+def _check_folder(folder: Path) -> None:
+    """Raises InputError for a folder that is a file, or that cannot be made or written to."""
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        given = f"{folder}, below the file {there}" if there != folder else f"the file {folder}"
+        raise invalid("--workdir", "a folder", given)
+    if not os.access(there, os.W_OK | os.X_OK) or str(there.resolve()).startswith("/proc"):
+        raise invalid("--workdir", "a folder to write to", f"{folder}, which cannot be written")
 
 
 def run_main(main: Callable[[list[str]], int | None], positional: bool = False) -> None:
@@ -150,7 +166,7 @@ def run_main(main: Callable[[list[str]], int | None], positional: bool = False) 
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """Parses flags; a wrong one is one sentence, not the traceback of a config's override."""
+    """Parses flags; a wrong one, or a config that fails, is one sentence and no traceback."""
     try:
         # ml_collections reads overrides from sys.argv.
         argv = sys.argv = [_home(_found(argument)) for argument in argv]
@@ -158,15 +174,50 @@ def _parse(argv: list[str]) -> list[str]:
         if {"--help", "-h", "-help"} & set(argv):
             _print_help(argv)
             sys.exit(0)
-        return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        # ml_collections wraps what a config file raised, traceback and all, into a flags.Error.
-        text = str(error).rpartition("InputError: ")[2].strip().split("\n\n")[0]
-        if isinstance(error, AttributeError | KeyError):
-            text = text.strip("\"'").replace("\\'", "'").replace("\\n", "; ")
-            text = f"config has no field {text}"
-        print("error:", " ".join(text.split()), file=sys.stderr)
+        rest = flags.FLAGS(argv)
+        if "config" in flags.FLAGS:
+            _check_config(flags.FLAGS["config"].value)
+        return rest
+    except Exception as error:
+        print("error:", " ".join(_sentence(error, argv).split()), file=sys.stderr)
         sys.exit(2)
+
+
+def _check_config(config: object) -> None:
+    from ml_collections import ConfigDict
+
+    if not isinstance(config, ConfigDict):
+        raise invalid("--config", "a file whose get_config() returns a ConfigDict", type(config))
+
+
+def _sentence(error: Exception, argv: list[str]) -> str:
+    """What to say of an exception while flags are parsed."""
+    text = str(error)
+    if "InputError: " in text or isinstance(error, InputError):
+        # ml_collections wraps what a config file raised, traceback and all, into a flags.Error.
+        return text.rpartition("InputError: ")[2].strip().split("\n\n")[0]
+    file = next((a.removeprefix("--config=") for a in argv if a.startswith("--config=")), "")
+    file = _split(file)[0]
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == file
+    ]
+    if isinstance(error, SyntaxError):
+        return str(invalid(file, "Python", f"{error.msg} in line {error.lineno}"))
+    if lines or "Traceback (most recent" in text:
+        last = [line for line in text.splitlines() if line.strip() and line[:1].strip()][-1:]
+        why = f"{type(error).__name__}: {text}" if lines else "".join(last)
+        where = f", line {lines[-1]}" if lines else ""
+        return str(invalid(f"{file}{where}", "a config", why))
+    if "has no attribute 'get_config'" in text:
+        return str(invalid(file, "a function get_config", "none"))
+    if isinstance(error, AttributeError | KeyError):
+        text = text.strip("\"'").replace("\\'", "'").replace("\\n", "; ")
+        return f"config has no field {text}"
+    if isinstance(error, flags.Error | OSError | TypeError | ValueError):
+        return text
+    raise error
 
 
 def _import_plugins(argv: list[str]) -> None:

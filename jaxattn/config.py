@@ -17,6 +17,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
 
+from jaxattn import config_rules
 from jaxattn.errors import invalid, unknown
 from jaxattn.files import expanded
 from jaxattn.models import registry as models
@@ -28,17 +29,6 @@ FREE = (
     *("evaluation.sensitivity", "evaluation.cam", "evaluation.grad_cam", "evaluation.overlay."),
 )
 
-#: Fields below which any name is allowed: options of what a name chose, and values by name.
-OPEN = (
-    "model.",
-    "dataset.options.",
-    "sampler.options.",
-    "sampler.factors.",
-    "loss.options.",
-    "loss.class_weights.",
-    "loss.maps.weights.",
-    "optimizer.rates.",
-)
 #: What ``config.smoke`` sets; `jaxattn.data.load` leaves few images in the parts.
 SMOKE = {"epochs": 1, "steps_per_epoch": 2, "log_every_steps": 1, "loader.name": "grain"}
 
@@ -205,10 +195,12 @@ def resolved(config: ConfigDict) -> ConfigDict:
     ``dataset.image_size`` come from the model's registry entry where the config says nothing.
 
     Raises:
-        InputError: A field is unknown, there is no such model, or crops need an image size.
+        InputError: A field is unknown or its value is wrong, there is no such model, or crops need
+            an image size.
     """
     check_fields(config)
     config = config.copy_and_resolve_references()
+    config_rules.check(flatten(config.to_dict()))
     model = models.find(config.model.name)
     config.normalisation = config.normalisation or model.normalisation
     config.crops.size = config.crops.size or model.image_size
@@ -266,7 +258,7 @@ def check_fields(config: ConfigDict) -> None:
     """Raises InputError for a field that does not exist, naming the nearest one that does."""
     known = flatten(base().to_dict())
     for field in flatten(config.to_dict()):
-        if field not in known and not field.startswith(OPEN):
+        if field not in known and not field.startswith(tuple(config_rules.OPEN)):
             near = difflib.get_close_matches(field, known, n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise invalid("config", f"a field of jaxattn.config.base{hint}", repr(field))
@@ -283,6 +275,8 @@ def find_file(name: str) -> Path:
     """
     given = Path(name).expanduser()
     if given.is_file():
+        if given.suffix != ".py":
+            raise invalid("--config", "a Python file, or the name of a config", name)
         return given
     package = Path(__file__).parent  # in a wheel; in a checkout configs/ lies beside the package
     shipped = {
@@ -344,12 +338,17 @@ def read(text: str) -> ConfigDict:
     Fields that did not exist yet get their defaults; fields under older names are renamed.
 
     Raises:
+        InputError: A field has a value that it cannot have.
         ValueError: The text is not JSON, or not an object.
     """
     given = json.loads(text)
     if not isinstance(given, dict):
         raise ValueError(f"expected a JSON object, got {type(given).__name__}")
-    return ConfigDict(_completed(_renamed(given), base().to_dict()))
+    defaults = base().to_dict()
+    config_rules.check_sections(given, {**defaults, "plan": defaults["sampler"]})
+    config = _completed(_renamed(given), defaults)
+    config_rules.check(flatten(config))
+    return ConfigDict(config)
 
 
 #: Fields by the name they had in older versions, and their names today.

@@ -10,7 +10,6 @@ from jaxattn import signals
 if __name__ == "__main__":
     signals.install()  # before the imports below, which take seconds
 
-import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from ml_collections import ConfigDict
 from jaxattn import cli, evaluate, files, run_dir, runtime, train
 from jaxattn import config as configs
 from jaxattn.errors import invalid
+from jaxattn.reading import read_json
 
 SUMMARY = "folds.json"
 TABLE = "folds.md"
@@ -65,7 +65,7 @@ def run(
         if not done.is_file():
             evaluate.evaluate(place)
             evaluate.write_report(place)
-        results.append(json.loads(done.read_text()))
+        results.append(read_json(done).object())
     return results
 
 

@@ -1,7 +1,7 @@
 """The one error for bad input."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class InputError(ValueError):
@@ -21,6 +21,12 @@ def invalid(field: str, expected: str, given: object) -> InputError:
         given: What it is; shown as it prints.
     """
     return InputError(f"{field}: expected {expected}, got {given}")
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """Names in a message: all of them, or the first ones and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def unknown(field: str, given: object, known: Iterable[str]) -> InputError:

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, Shaped
 from jaxattn import files
 from jaxattn.data.dataset import Dataset
 from jaxattn.errors import invalid, unknown
+from jaxattn.reading import read_csv, reading
 
 #: Columns of a data set's table that are written beside the predictions, for subgroups.
 METADATA = ("age", "sex", "localization", "dx_type", "image_source")
@@ -119,20 +120,17 @@ def read(path: Path, names: Sequence[str] = ()) -> Predictions:
     Raises:
         InputError: A column is missing, a class unknown or a probability no number.
     """
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        rows = list(reader)
-    given = list(reader.fieldnames or ())
+    given, rows = read_csv(path)
     names = tuple(names) or tuple(c.removeprefix("p_") for c in given if c.startswith("p_"))
     wanted = ["image_id", "lesion_id", "label", *(f"p_{name}" for name in names)]
     absent = [column for column in wanted if column not in given]
     if absent or not names:
         raise invalid(str(path), f"columns {', '.join(wanted)}", f"none of {', '.join(absent)}")
     labels = [class_index(f"{path}, label", row["label"], names) for row in rows]
-    try:
-        values = [[float(row[f"p_{name}"]) for name in names] for row in rows]
-    except (ValueError, TypeError) as error:
-        raise invalid(str(path), "probabilities", error) from error
+    with reading(path, "probabilities"):
+        values = np.array([[float(row[f"p_{name}"]) for name in names] for row in rows])
+    if not ((values >= 0) & (values <= 1)).all():
+        raise invalid(str(path), "probabilities", "numbers outside [0, 1]")
     # Rounded to float32 they are, bit by bit, those that were written.
     probabilities = np.array(values, np.float32).reshape(-1, len(names)).astype(np.float64)
     predicted = probabilities.argmax(axis=1)

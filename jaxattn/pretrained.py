@@ -11,7 +11,7 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 
 from jaxattn import checkpoints, files, run_dir
-from jaxattn.errors import InputError, invalid
+from jaxattn.errors import InputError, invalid, listed
 from jaxattn.registry import Registry
 from jaxattn.state import TrainState, Variables
 
@@ -177,7 +177,7 @@ def start_from(
     if differences:
         raise InputError(
             f"init_from: expected weights that fit {model['name']!r}, got those of "
-            f"{notes['model']['name']!r} in {folder}: {'; '.join(differences)}"
+            f"{notes['model']['name']!r} in {folder}: {listed(differences)}"
         )
     taken = {
         path: jax.device_put(given[path], wanted[path].sharding, may_alias=False)

@@ -4,6 +4,7 @@ Nothing here runs code, follows a path out of a file, or allocates more than a f
 """
 
 import contextlib
+import csv
 import dataclasses
 import json
 import math
@@ -164,6 +165,33 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def unpacks_too_far(unpacked: int, packed: int) -> bool:
+    """Whether so many bytes that unpack to so many are a decompression bomb."""
+    times, spare = _MOST_UNPACKED
+    return unpacked > times * packed + spare
+
+
+def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """The columns and the rows of a CSV file that this library wrote.
+
+    For tables from elsewhere see `jaxattn.data.tables`.
+
+    Raises:
+        InputError: It cannot be read, or a row has another number of fields than the header.
+    """
+    with reading(path, "the CSV that the run wrote"):
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, strict=True)
+            rows = list(reader)
+        columns = list(reader.fieldnames or ())
+        if len(set(columns)) != len(columns):
+            raise ValueError("a column is there twice")
+        for i, row in enumerate(rows, start=2):
+            if None in row or None in row.values():
+                raise ValueError(f"row {i} has another number of fields than the header")
+    return columns, rows
+
+
 @contextlib.contextmanager
 def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
     """A zip archive none of whose members is there twice, encrypted or a decompression bomb.
@@ -179,8 +207,7 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
         if len(set(names)) != len(names):
             raise ValueError("a member is there twice")
         unpacked = sum(member.file_size for member in members)
-        times, spare = _MOST_UNPACKED
-        if unpacked > times * path.stat().st_size + spare:
+        if unpacks_too_far(unpacked, path.stat().st_size):
             raise ValueError(f"it would unpack to {unpacked:,} bytes")
         yield archive
 

@@ -99,13 +99,8 @@ def read_config(folder: Path) -> ConfigDict:
     path = folder / CONFIG
     if not path.is_file():
         raise invalid(str(folder), f"the folder of a run, with {CONFIG}", "none")
-    try:
-        config = configs.read(path.read_text())
-    except ValueError as error:
-        raise invalid(
-            str(path), "the JSON that training wrote", f"a damaged file ({error})"
-        ) from error
-    return configs.resolved(config)
+    with reading.reading(path, "the JSON that training wrote"):
+        return configs.resolved(configs.read(path.read_text(encoding="utf-8")))
 
 
 def record_split(
@@ -178,12 +173,14 @@ def read_classes(folder: Path) -> dict[str, Any]:
         raise invalid(
             str(path), "the class names (python -m jaxattn.evaluate writes them)", "no such file"
         )
-    with reading.reading(path, "the class names that training wrote"):
-        facts = json.loads(path.read_text())
-        facts["training_images"] = {
-            str(name): int(count) for name, count in facts["training_images"].items()
-        }
-        return {"prepared_size": None, **facts}
+    found = reading.read_json(path, "the class names that training wrote")
+    found["dataset"].text()
+    counts = found["training_images"].entries()
+    if not counts:
+        raise invalid(str(path), "the images of each class", "no class")
+    for count in counts.values():
+        count.whole()
+    return {"prepared_size": None, **found.object()}
 
 
 def versions() -> dict[str, str]:

@@ -20,7 +20,7 @@ from flax import traverse_util
 from jaxattn.convert import keras_files, keras_networks
 from jaxattn.convert.keras_files import Stored
 from jaxattn.convert.keras_order import Layer, order
-from jaxattn.errors import InputError
+from jaxattn.errors import InputError, listed
 from jaxattn.models import registry
 from jaxattn.state import Variables
 
@@ -59,7 +59,8 @@ def load(path: Path, model: str, num_classes: int | None = None, **options: Any)
 
     Raises:
         InputError: The file is none of these, or damaged, or does not hold the weights of this
-            model; then one sentence names every difference.
+            model; then one sentence names the first
+            differences of each kind.
     """
     layers = [(layer.name, layer.arrays) for layer in keras_files.read(path)]
     return from_layers(model, layers, num_classes, source=str(path), **options)
@@ -177,7 +178,7 @@ def _paired(wanted: list[_Wanted], given: list[Stored], error: str) -> list[tupl
             left_over += [f"{their.name} {_text(their.shapes)}" for their in theirs[b0 + both : b1]]
     other += _misplaced(pairs)
     differences = {"missing": missing, "left over": left_over, "wanted instead": other}
-    found = [f"{what}: {', '.join(which)}" for what, which in differences.items() if which]
+    found = [f"{what}: {listed(which)}" for what, which in differences.items() if which]
     if found:
         raise InputError(f"{error}; {'; '.join(found)}")
     return pairs

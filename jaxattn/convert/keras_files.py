@@ -7,31 +7,32 @@ legacy HDF5            A group per layer, of the layer's name; attributes list t
                        the others.
 ``.weights.h5``        ``layers/CLASS_N/vars/0``, …: a layer by its class and its place among the
                        layers of that class; a model inside the model has ``layers`` of its own.
-``.keras``             A zip of the latter (``model.weights.h5``) and of ``config.json``.
+``.weights.json``      The latter in several files, and which layers lie in which.
+``.keras``             A zip of ``model.weights.h5`` and of ``config.json``.
 =====================  ==========================================================================
 
 Optimizer states and random generators' are left out.
 """
 
 import collections
-import io
+import contextlib
 import json
 import re
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import h5py
+import ml_dtypes
 import numpy as np
 
+from jaxattn.convert import hdf5
 from jaxattn.errors import InputError
+from jaxattn.reading import open_zip, read_json, reason
 
 _WANTED = "a Keras .h5, .weights.h5 or .keras file wanted"
 #: Where Keras 3 and, before it, Keras 2.12 to 2.15 put a model's layers.
 _LAYERS = ("layers", "_layer_checkpoint_dependencies")
-#: What reading raises, besides what it should, where a group is an array or a zip has no end.
-_BROKEN = (AttributeError, EOFError, zipfile.BadZipFile)
 
 
 class Stored(NamedTuple):
@@ -68,44 +69,66 @@ def read(path: Path) -> list[Stored]:
         raise InputError(f"{path}: no such file, {_WANTED}")
     try:
         with path.open("rb") as start:
-            if start.read(2) == b"PK":
-                return _read_archive(path)
-        if not h5py.is_hdf5(path):
+            zipped = start.read(2) == b"PK"
+        if zipped:
+            layers = _read_archive(path)
+        elif path.name.endswith(".weights.json"):
+            layers = _read_shards(path)
+        elif h5py.is_hdf5(path):
+            with hdf5.open_file(path) as file:
+                layers = _read_hdf5(file)
+        else:
             raise InputError(f"{path}: neither HDF5 nor a zip archive, {_WANTED}")
-        with h5py.File(path) as file:
-            return _read_hdf5(file, str(path))
+        _check_numbers(path, layers)
     except InputError:
         raise
-    except (OSError, LookupError, RuntimeError, TypeError, ValueError, *_BROKEN) as error:
-        raise InputError(f"{path}: damaged ({error}), {_WANTED}") from error
+    except Exception as error:  # h5py's are of a dozen classes, SystemError among them
+        raise InputError(f"{path}: damaged ({reason(error)}), {_WANTED}") from error
+    return layers
 
 
 def _read_archive(path: Path) -> list[Stored]:
-    with zipfile.ZipFile(path) as archive:
+    with open_zip(path) as archive:
         missing = {"config.json", "model.weights.h5"} - set(archive.namelist())
         if missing:
             raise InputError(f"{path}: a zip without {' and '.join(sorted(missing))}, {_WANTED}")
         json.loads(archive.read("config.json"))
-        with h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as file:
-            return _read_hdf5(file, str(path))
+        content = archive.read("model.weights.h5")
+    with hdf5.open_file(content) as file:
+        return _read_hdf5(file)
 
 
-def _read_hdf5(file: h5py.File, source: str) -> list[Stored]:
-    linked = file.visititems_links(lambda name, link: None if type(link) is h5py.HardLink else name)
-    if linked:
-        raise InputError(f"{source}: {linked} is a link to somewhere else, weights wanted")
+def _read_shards(path: Path) -> list[Stored]:
+    """The layers of several files; one layer lies in one of them, or its weights in several."""
+    names: set[str] = set()
+    for entry in read_json(path)["weight_map"].entries().values():
+        listed = [entry] if isinstance(entry.value, str) else entry.items()
+        names |= {name.text() for name in listed}
+    for name in names:
+        if not re.fullmatch(r"\w[\w.-]*\.h5", name):
+            raise InputError(f"{path}: {name!r} is no file beside it, {_WANTED}")
+    with contextlib.ExitStack() as opened:
+        files = [opened.enter_context(hdf5.open_file(path.with_name(n))) for n in sorted(names)]
+        return list(_version_3(files))
+
+
+def _read_hdf5(file: h5py.File) -> list[Stored]:
     root = file.get("model_weights", file)
     if "layer_names" in root.attrs or "layer_names0" in root.attrs:
-        layers = [stored for name in _texts(root, "layer_names") for stored in _legacy(root, name)]
-    else:
-        layers = list(_version_3(root))
+        return [stored for name in _texts(root, "layer_names") for stored in _legacy(root, name)]
+    return list(_version_3([root]))
+
+
+def _check_numbers(path: Path, layers: list[Stored]) -> None:
+    """Raises InputError unless all weights are finite floats."""
+    if not layers:
+        raise InputError(f"{path}: an HDF5 file without layers, {_WANTED}")
     for stored in layers:
         for array in stored.arrays:
-            if not np.issubdtype(array.dtype, np.floating):
-                raise InputError(f"{source}: {stored.name} is of type {array.dtype}, floats wanted")
-    if not layers:
-        raise InputError(f"{source}: an HDF5 file without layers, {_WANTED}")
-    return layers
+            if array.dtype.kind != "f" and array.dtype != ml_dtypes.bfloat16:
+                raise InputError(f"{path}: {stored.name} is of type {array.dtype}, floats wanted")
+            if not np.isfinite(array.astype(np.float64)).all():
+                raise InputError(f"{path}: {stored.name} has NaN or infinity, numbers wanted")
 
 
 def _texts(group: h5py.Group, name: str) -> list[str]:
@@ -119,7 +142,10 @@ def _texts(group: h5py.Group, name: str) -> list[str]:
         )
     )
     texts = [text for piece in pieces for text in group.attrs[piece]]
-    return [text.decode() if isinstance(text, bytes) else str(text) for text in texts]
+    texts = [text.decode() if isinstance(text, bytes) else str(text) for text in texts]
+    if len(set(texts)) != len(texts):
+        raise ValueError(f"{name} of {group.name} has a name twice")
+    return texts
 
 
 def _legacy(root: h5py.Group, layer: str) -> list[Stored]:
@@ -127,7 +153,7 @@ def _legacy(root: h5py.Group, layer: str) -> list[Stored]:
     group = root[layer]
     inner: dict[str, list[np.ndarray]] = {}
     for name in _texts(group, "weight_names"):
-        inner.setdefault(name.rpartition("/")[0], []).append(np.asarray(group[name]))
+        inner.setdefault(name.rpartition("/")[0], []).append(_array(group[name]))
     if len(inner) == 1:
         return [Stored(layer, arrays) for arrays in inner.values()]
     layers = [Stored(name.rpartition("/")[2], arrays) for name, arrays in inner.items()]
@@ -137,20 +163,36 @@ def _legacy(root: h5py.Group, layer: str) -> list[Stored]:
     return layers[first[0] :] + layers[: first[0]] if first else layers
 
 
-def _version_3(group: h5py.Group) -> Iterator[Stored]:
-    """Layers of one class in their order; those of models inside the model come first."""
-    below = [group[name] for name in _LAYERS if name in group]
-    children = sorted(
-        ((*_class_and_place(name), child) for layers in below for name, child in layers.items()),
-        key=lambda child: child[:2],
-    )
-    for *_, child in children:
-        yield from _version_3(child)
-    for *_, child in children:
-        weights = child.get("vars", {})
-        if len(weights):
-            arrays = [np.asarray(weights[key]) for key in sorted(weights, key=int)]
-            yield Stored(str(weights.attrs.get("name", child.name.rpartition("/")[2])), arrays)
+def _array(dataset: h5py.Dataset) -> np.ndarray:
+    if dataset.attrs.get("dtype") == "bfloat16":  # Keras stores the two bytes of each number
+        return np.array(dataset, dtype=ml_dtypes.bfloat16)
+    return np.asarray(dataset)
+
+
+def _version_3(groups: Sequence[h5py.Group]) -> Iterator[Stored]:
+    """Layers of one class in their order; those of models inside the model come first.
+
+    Args:
+        groups: One place in each of the files that a model is cut into.
+    """
+    children: dict[str, list[h5py.Group]] = {}
+    for group in groups:
+        for layers in (group[name] for name in _LAYERS if name in group):
+            for name, child in layers.items():
+                children.setdefault(name, []).append(child)
+    ordered = sorted(children.items(), key=lambda child: _class_and_place(child[0]))
+    for _, parts in ordered:
+        yield from _version_3(parts)
+    for _, parts in ordered:
+        weights: dict[str, h5py.Dataset] = {}
+        name = parts[0].name.rpartition("/")[2]
+        for own in (part["vars"] for part in parts if "vars" in part):
+            name = str(own.attrs.get("name", name))
+            if weights.keys() & own.keys():
+                raise ValueError(f"{own.name} lies in two files")
+            weights |= own
+        if weights:
+            yield Stored(name, [_array(weights[key]) for key in sorted(weights, key=int)])
 
 
 def _class_and_place(name: str) -> tuple[str, int]:

@@ -13,15 +13,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
-import safetensors
 import safetensors.numpy
+from absl import logging
 from flax import traverse_util
 
 from jaxattn.convert import torch_files
-from jaxattn.errors import InputError, invalid
+from jaxattn.errors import InputError, invalid, listed
 from jaxattn.models import registry
 from jaxattn.models.backbones import Backbone, Entry
+from jaxattn.reading import reason, shown
 from jaxattn.state import Variables
 
 #: What a state dict may hold beside what we want: counters, and Inception-v3's second classifier,
@@ -35,7 +37,25 @@ _OLD = (
     (re.compile(r"^layer0\.(conv1|bn1)\."), r"\1."),
     (re.compile(r"\.se_module\."), ".se."),
     (re.compile(r"^last_linear\."), "fc."),
+    # timm's VGG, whose first dense layers are convolutions of the whole image.
+    (re.compile(r"^pre_logits\.fc1\."), "classifier.0."),
+    (re.compile(r"^pre_logits\.fc2\."), "classifier.3."),
+    (re.compile(r"^head\.fc\."), "classifier.6."),
 )
+_BF16 = np.dtype(ml_dtypes.bfloat16)
+#: What training code puts around a state dict, and what wrappers put before every name in it.
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+_PREFIXES = ("module.", "model.", "net.", "_orig_mod.")
+#: Names that only one kind of network has, to guess which one a file is of.
+_MARKS = {
+    "torch_se_resnext50_cadene": r"^layer0\.conv1\.|\.se_module\.",
+    "torch_se_resnext50": r"^layer1\.0\.se\.",
+    "torch_resnet50": r"^layer1\.0\.conv3\.",
+    "torch_resnet34": r"^layer1\.0\.conv2\.",
+    "torch_densenet121": r"^features\.denseblock1\.",
+    "torch_inception_v3": r"^Mixed_5b\.",
+    "torch_vgg16_bn": r"^features\.41\.running_mean",
+}
 _LEAVES = {
     "kernel": "weight",
     "scale": "weight",
@@ -59,7 +79,8 @@ def load(path: Path, model: str, num_classes: int | None = None) -> Variables:
 
     Raises:
         InputError: The file is none of these, or does not hold the weights of this model; then one
-            sentence names every array that is missing, left over or of another shape.
+            sentence names the model that it may be of, and the first arrays of each kind that are
+            missing, left over or of another shape.
     """
     return from_state_dict(model, read(path), num_classes, source=str(path))
 
@@ -75,18 +96,31 @@ def read(path: Path) -> dict[str, np.ndarray]:
     if path.suffix == ".safetensors":
         try:
             return safetensors.numpy.load_file(path)
-        except (safetensors.SafetensorError, TypeError, KeyError) as error:
+        except Exception as error:
             raise InputError(
-                f"{path}: cannot be read ({error}), a .safetensors file wanted"
+                f"{path}: cannot be read ({reason(error)}), a .safetensors file wanted"
             ) from error
-    state: Any = torch_files.read(path)
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]  # a training checkpoint
-    if not isinstance(state, Mapping) or not all(
-        isinstance(array, np.ndarray) for array in state.values()
-    ):
+    state = _unwrapped(path, torch_files.read(path))
+    for name, array in state.items():
+        if not isinstance(name, str) or not isinstance(array, np.ndarray):
+            given = f"{type(array).__name__} for {shown(name)}"
+            raise InputError(f"{path}: holds {given}, a state dict wanted")
+    # NumPy itself knows no bfloat16; float32 holds all of its numbers.
+    return {name: a.astype(np.float32) if a.dtype == _BF16 else a for name, a in state.items()}
+
+
+def _unwrapped(path: Path, state: Any) -> Mapping[str, Any]:
+    """The state dict in what training code saved."""
+    while isinstance(state, Mapping):
+        inner = [key for key in _WRAPPERS if isinstance(state.get(key), Mapping)]
+        if not inner:
+            break
+        if len(inner) > 1:
+            raise InputError(f"{path}: holds {' and '.join(inner)}, one state dict wanted")
+        state = state[inner[0]]
+    if not isinstance(state, Mapping) or not state:
         raise InputError(f"{path}: holds {type(state).__name__}, a state dict wanted")
-    return {name: array.astype(np.float32) for name, array in state.items()}
+    return state
 
 
 def from_state_dict(
@@ -110,16 +144,18 @@ def from_state_dict(
     Raises:
         InputError: See `load`.
     """
+    state = _stripped(state)
     given = _renamed(state)
     entry = _entry(model)
     backbone = entry.make()
-    cadene = any(name.startswith("layer0.") for name in state)
-    if cadene and not getattr(backbone, "ceil_pool", True):
+    likely = _likely(state)
+    if likely != model and {likely, model} == {"torch_se_resnext50", "torch_se_resnext50_cadene"}:
         raise invalid(
             "--model",
-            f"{model}_cadene for {source}, which has pretrainedmodels' names",
+            f"{likely} for {source}, as the names in it say",
             f"{model}, whose first pool pads differently",
         )
+    _check_numbers(source, given)
     name_of = _naming(entry, backbone, given)
     head = given.get(f"{name_of('logits')}.weight")
     if num_classes is None and head is not None:
@@ -142,9 +178,12 @@ def from_state_dict(
             other.append(f"{name} {_text(array.shape)}, wanted {_text(shape)}")
         found[leaf] = array.astype(np.float32)
     differences = {"missing": missing, "left over": sorted(given), "of another shape": other}
-    listed = [f"{what}: {', '.join(which)}" for what, which in differences.items() if which]
-    if listed:
-        raise InputError(f"{source} is no {model} of {num_classes} classes; {'; '.join(listed)}")
+    listing = [f"{what}: {listed(which)}" for what, which in differences.items() if which]
+    if listing:
+        hint = f"; its names are those of {likely}" if likely not in ("", model) else ""
+        raise InputError(
+            f"{source} is no {model} of {num_classes} classes{hint}; {'; '.join(listing)}"
+        )
     return {"params": {}, "batch_stats": {}, **traverse_util.unflatten_dict(found, sep="/")}
 
 
@@ -175,12 +214,26 @@ def _of_head(leaf: str) -> bool:
     return leaf.split("/")[2] in ("logits", "fc1", "fc2")
 
 
+def _stripped(state: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """Without what DataParallel, torch.compile and modules around the network put before names."""
+    while state:
+        prefix = next((p for p in _PREFIXES if all(name.startswith(p) for name in state)), "")
+        if not prefix:
+            break
+        state = {name.removeprefix(prefix): array for name, array in state.items()}
+    return state
+
+
+def _likely(state: Mapping[str, np.ndarray]) -> str:
+    """The model whose names a state dict has, '' if it is none of ours."""
+    found = (model for model, mark in _MARKS.items() if any(re.search(mark, n) for n in state))
+    return next(found, "")
+
+
 def _renamed(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Without what is ignored, under today's names, without DataParallel's prefix."""
-    wrapped = all(name.startswith("module.") for name in state)
+    """Without what is ignored, under today's names."""
     renamed = {}
     for name, array in state.items():
-        name = name.removeprefix("module.") if wrapped else name
         if _IGNORED.search(name):
             continue
         for pattern, today in _OLD:
@@ -189,9 +242,29 @@ def _renamed(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return renamed
 
 
+def _check_numbers(source: str, state: Mapping[str, np.ndarray]) -> None:
+    """Raises InputError unless all arrays are finite floats; says what float32 rounds."""
+    kinds = [f"{name} {array.dtype}" for name, array in state.items() if array.dtype.kind != "f"]
+    if kinds:
+        raise InputError(f"{source}: floats wanted, got {listed(kinds)}")
+    broken = [name for name, array in state.items() if not np.isfinite(array).all()]
+    if broken:
+        raise InputError(
+            f"{source}: finite numbers wanted, got NaN or infinity in {listed(broken)}"
+        )
+    wide = [name for name, a in state.items() if a.dtype == np.float64 and _rounds(a)]
+    if wide:
+        logging.warning("%s: rounded to float32: %s", source, listed(wide))
+
+
+def _rounds(array: np.ndarray) -> bool:
+    with np.errstate(over="ignore"):
+        return not np.array_equal(array.astype(np.float32), array)
+
+
 def _as_ours(array: np.ndarray, rank: int) -> np.ndarray:
-    if rank == 2:  # squeeze and excitation has 1×1 convolutions for dense layers
-        return array.reshape(array.shape[:2]).T if array.size == np.prod(array.shape[:2]) else array
+    if rank == 2:  # squeeze and excitation, and timm's VGG, have convolutions for dense layers
+        return array.reshape(len(array), -1).T if array.ndim in (2, 4) else array
     return array.transpose(2, 3, 1, 0) if rank == array.ndim == 4 else array
 
 

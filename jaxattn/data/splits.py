@@ -19,6 +19,7 @@ from jaxattn.data import leaks
 from jaxattn.data.dataset import Dataset
 from jaxattn.data.tables import read_table
 from jaxattn.errors import invalid, unknown
+from jaxattn.reading import read_npz
 
 Split = dict[str, Int[np.ndarray, " rows"]]
 PARTS = ("train", "validation", "test")
@@ -184,7 +185,7 @@ def _folds(dataset: Dataset, seed: int, fold: int, folds: int, file: str, leak: 
     if not 0 <= fold < folds:
         raise invalid("split.fold", f"0 to {folds - 1}", fold)
     if file:
-        return _read_indices(Path(file), dataset, fold)
+        return _read_indices(Path(file).expanduser(), dataset, fold)
     ids = dataset.table["image_id" if leak else "lesion_id"]
     from sklearn.model_selection import StratifiedKFold  # imports slowly
 
@@ -207,18 +208,19 @@ def _folds(dataset: Dataset, seed: int, fold: int, folds: int, file: str, leak: 
 
 def _read_indices(path: Path, dataset: Dataset, fold: int) -> Split:
     keys = {"train": f"train{fold}", "validation": f"val{fold}", "test": "test"}
-    try:
-        with np.load(path) as archive:
-            indices = {name: archive[key].astype(np.int64) for name, key in keys.items()}
-    except (OSError, ValueError, KeyError) as error:
-        wanted = ", ".join(keys.values())
-        raise invalid("split.file", f"an .npz of {wanted}", f"{path} ({error})") from error
+    expected = f"an .npz of {', '.join(keys.values())}"
+    arrays = read_npz(path, f"{expected} (split.file)")
+    indices = {}
+    for name, key in keys.items():
+        if key not in arrays or arrays[key].ndim != 1 or arrays[key].dtype.kind not in "iu":
+            raise invalid(f"{path}, {key}", "a list of whole numbers", "something else")
+        indices[name] = arrays[key].astype(np.int64)
     every = np.sort(np.concatenate(list(indices.values())))
-    if not np.array_equal(every, np.arange(len(dataset))):
+    if not len(every) or not np.array_equal(every, np.arange(len(dataset))):
         raise invalid(
             str(path),
             f"each of the {len(dataset)} images of {dataset.name} once",
-            f"{len(every)} indices from {every.min()} to {every.max()}",
+            f"{len(every)} indices" + f" from {every[0]} to {every[-1]}" * bool(len(every)),
         )
     order = np.argsort(dataset.table["image_id"], kind="stable")
     return {name: np.sort(order[chosen]) for name, chosen in indices.items()}

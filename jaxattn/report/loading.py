@@ -4,8 +4,7 @@ import collections
 import csv
 import dataclasses
 import json
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,16 @@ from ml_collections import ConfigDict
 
 from jaxattn import config as configs
 from jaxattn import predictions
-from jaxattn.errors import invalid
+from jaxattn.errors import InputError, invalid
 from jaxattn.predictions import Predictions
+from jaxattn.reading import Node, parse_json, read_csv, read_json, reading
+from jaxattn.report import evaluation as checks
 
 EVALUATE = "python -m jaxattn.evaluate --run="
 TRAIN = "python -m jaxattn.train --workdir="
 
 #: Names in evaluations that older versions wrote.
 _OLD_NAMES = {"positive": "target", "prior_exponent": "logit_adjustment"}
-_CASES = {"image_id", "image", "label", "prediction", "probability"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +76,9 @@ def load(folder: Path, out: Path | None = None) -> Run:
     evaluation_path = results / "test.json"
     evaluation = _read_json(evaluation_path, f"{EVALUATE}{folder}")
     evaluation = {_OLD_NAMES.get(name, name): value for name, value in evaluation.items()}
-    if not evaluation.get("metrics", {}).get("per_class"):
+    if not evaluation.get("metrics"):
         raise invalid(str(evaluation_path), "an evaluation with metrics.per_class", "none")
+    checks.check(Node(evaluation_path, "", evaluation))
     names = list(evaluation["metrics"]["per_class"])
     config.evaluation.update(evaluation.get("settings") or {})
     predictions_path = results / "test_predictions.csv"
@@ -97,69 +98,54 @@ def load(folder: Path, out: Path | None = None) -> Run:
         parts=_read_parts(folder / "split.csv"),
         training=_read_training(folder / "classes.json"),
         predictions=found,
-        cases=_read_cases(results / "test_cases.npz"),
+        cases=checks.read_cases(results / "test_cases.npz"),
     )
 
 
 def _read_json(path: Path, command: str) -> dict[str, Any]:
     if not path.is_file():
         raise invalid(str(path), f"the file that {command} writes", "no file")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise invalid(str(path), "JSON", f"a damaged file ({error})") from error
-    if not isinstance(content, dict):
-        raise invalid(str(path), "a JSON object", type(content).__name__)
-    return content
+    return read_json(path).object()
 
 
 def _read_config(path: Path, command: str) -> ConfigDict:
-    return configs.read(json.dumps(_read_json(path, command)))
+    with reading(path, "the JSON that training wrote"):
+        return configs.read(json.dumps(_read_json(path, command)))
 
 
 def _read_log(path: Path) -> dict[str, list[dict[str, Any]]]:
     """Rows per kind in step order; a step that a resumed run logged again counts once, the last."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     rows: dict[str, dict[int, dict[str, Any]]] = {}
+    lines: list[str] = []
+    if path.is_file():
+        with reading(path, "the log that training wrote"):
+            lines = path.read_text(encoding="utf-8").split("\n")
+    while lines and not lines[-1]:
+        lines.pop()
     for line_number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
-            rows.setdefault(row["kind"], {})[row["step"]] = row
-        except (ValueError, KeyError, TypeError) as error:
+            row = parse_json(path, line, "a JSON object with kind and step", f"line {line_number}")
+            kind, step = row["kind"].text(), row["step"].whole()
+            for name, value in row.entries().items():
+                if name != "kind" and value.value is not None and value.value == value.value:
+                    value.number()
+        except InputError:
             if line_number == len(lines):
                 break  # a killed run leaves half a line
-            raise invalid(
-                f"{path}, line {line_number}", "a JSON object with kind and step", repr(line[:60])
-            ) from error
+            raise
+        rows.setdefault(kind, {})[step] = row.object()
     return {kind: [steps[step] for step in sorted(steps)] for kind, steps in rows.items()}
 
 
 def _read_parts(path: Path) -> dict[str, int]:
     if not path.is_file():
         return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        counts = collections.Counter(row.get("split") for row in csv.DictReader(file))
+    counts = collections.Counter(row.get("split") for row in read_csv(path)[1])
     return {part: counts[part] for part in ("train", "validation", "test") if counts[part]}
 
 
 def _read_training(path: Path) -> dict[str, int]:
-    counts = _read_json(path, "").get("training_images") if path.is_file() else {}
-    if not isinstance(counts, dict):
-        raise invalid(f"{path}, training_images", "images by class", repr(counts))
-    return counts
-
-
-def _read_cases(path: Path) -> dict[str, np.ndarray] | None:
     if not path.is_file():
-        return None
-    try:
-        with np.load(path) as archive:
-            cases = dict(archive)
-    except (ValueError, zipfile.BadZipFile) as error:
-        raise invalid(str(path), "an NPZ file", f"a damaged file ({error})") from error
-    absent = _CASES - set(cases)
-    if absent:
-        raise invalid(
-            str(path), f"arrays {', '.join(sorted(_CASES))}", f"none of {', '.join(sorted(absent))}"
-        )
-    return cases
+        return {}
+    counts = read_json(path, "the class names that training wrote")["training_images"]
+    return {name: count.whole() for name, count in counts.entries().items()}

@@ -1,8 +1,10 @@
 import base64
 import csv
+import functools
 import html.parser
 import io
 import json
+import operator
 import re
 import xml.etree.ElementTree as ElementTree
 
@@ -277,9 +279,9 @@ def test_a_missing_required_file_is_an_input_error(tmp_path, file):
     ("file", "content", "message"),
     [
         ("config.json", "{", r"config\.json: expected JSON, got a damaged file \(Exp"),
-        ("config.json", "[]", "expected a JSON object, got list"),
+        ("config.json", "[]", r"config\.json: expected a JSON object, got \[\]"),
         ("evaluation/test.json", "{}", r"expected an evaluation with metrics\.per_class"),
-        ("log.jsonl", "nonsense\n{}\n", "line 1: expected a JSON object .*, got 'nonsense'"),
+        ("log.jsonl", "nonsense\n{}\n", "line 1: expected a JSON object .*, got a damaged file"),
         (
             "evaluation/test_predictions.csv",
             "image_id,label\n",
@@ -404,6 +406,56 @@ def test_names_from_files_are_escaped(tmp_path):
     assert "script" not in page.tags
     # Everywhere that it appears: the title, tables, captions.
     assert page.text.count(name) > 10
+
+
+def leaves(value, path=()):
+    """The paths of all values in a JSON object that are no objects or lists."""
+    if not isinstance(value, dict | list):
+        return [path]
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    return [each for key, inner in items for each in leaves(inner, (*path, key))]
+
+
+HOSTILE = "</td><script>alert(1)</script><img src=x onerror=alert(1)>"
+
+
+@pytest.mark.parametrize("file", ["evaluation/test.json", "config.json"])
+def test_no_field_of_a_foreign_run_becomes_html(tmp_path, file):
+    """Each field is shown as the text that it is, or refused by its name."""
+    run = make_run(tmp_path / "run", mask=False, maps=())
+    evaluation = json.loads((run / "evaluation/test.json").read_text())
+    evaluation |= {
+        "target": {"class": "mel", **metrics.detection(np.array([True, False]), np.eye(2)[0])},
+        "jaccard": {"images": 41, "mean": {"attention_pool3": 0.5}},
+        "leak": "koefler",
+        "measured_leak": {"lesion": 0.95, "image": 0.9},
+        "logit_adjustment": 0.5,
+        "lesions": 14,
+    }
+    (run / "evaluation/test.json").write_text(json.dumps(evaluation))
+    (run / "evaluation/test_cases.npz").unlink()
+    (run / "evaluation/test_predictions.csv").unlink()
+    (run / "log.jsonl").unlink()
+    read(run)  # it is whole
+    whole = (run / file).read_text()
+    refused, shown = [], 0
+    for *parents, last in leaves(json.loads(whole)):
+        content = json.loads(whole)
+        at = functools.reduce(operator.getitem, parents, content)
+        at[last] = HOSTILE
+        (run / file).write_text(json.dumps(content))
+        try:
+            page = read(run)
+        except InputError as error:
+            refused.append(str(error))
+        else:
+            assert not {"script", "img"} & page.tags
+            shown += 1
+    for message in refused:
+        assert re.search(rf"{file}, \S+: expected .*, got '</td>", message), message
+    assert shown >= 3
+    if file != "config.json":
+        assert len(refused) >= 100  # all its numbers
 
 
 def test_dark_mode_print_and_keyboard(tmp_path):
