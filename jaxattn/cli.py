@@ -105,6 +105,17 @@ def define_plugin_flag() -> None:
     )
 
 
+def given(flag: flags.FlagHolder[str | None]) -> str:
+    """The value of a flag that this use of a command needs.
+
+    Raises:
+        InputError: It is not given.
+    """
+    if not flag.value:
+        raise invalid(f"--{flag.name}", "a value", "nothing")
+    return flag.value
+
+
 def workdir() -> Path:
     """The folder of ``--workdir``; by default ``runs/``, the config's name and its arguments."""
     from ml_collections import config_flags

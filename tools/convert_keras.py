@@ -16,14 +16,14 @@ import jax
 from absl import flags
 
 from jaxattn import pretrained, run_dir
-from jaxattn.cli import run_main
+from jaxattn.cli import given, run_main
 from jaxattn.convert import keras, keras_files
 from jaxattn.errors import InputError
 
 _TO = flags.DEFINE_enum("to", "jax", ("jax", "keras"), "What to convert to.")
-_MODEL = flags.DEFINE_string("model", None, "Name of the model; to Keras, DIR says it.")
-_WEIGHTS = flags.DEFINE_string("weights", None, "What to convert.", required=True)
-_OUT = flags.DEFINE_string("out", None, "What to write.", required=True)
+_MODEL = flags.DEFINE_string("model", None, "Name of the model, or list; to Keras, DIR says it.")
+_WEIGHTS = flags.DEFINE_string("weights", None, "What to convert.")
+_OUT = flags.DEFINE_string("out", None, "What to write.")
 _NUM_CLASSES = flags.DEFINE_integer(
     "num_classes", None, "Classes of the model; default: as many as the file has."
 )
@@ -35,7 +35,10 @@ _IMAGE_SIZE = flags.DEFINE_integer(
 def main(argv: list[str]) -> None:
     """Converts and says what was written."""
     del argv
-    source, out = Path(_WEIGHTS.value), Path(_OUT.value)
+    if _MODEL.value == "list":
+        print("\n".join(keras.names()))
+        return
+    source, out = Path(given(_WEIGHTS)), Path(given(_OUT))
     if _TO.value == "keras":
         variables, notes = pretrained.load(source)
         keras_files.write(out, keras.to_layers(variables=variables, **_options(notes["model"])))

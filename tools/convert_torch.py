@@ -17,12 +17,12 @@ import jax
 from absl import flags
 
 from jaxattn import pretrained, run_dir
-from jaxattn.cli import run_main
+from jaxattn.cli import given, run_main
 from jaxattn.convert import torch
 
-_MODEL = flags.DEFINE_string("model", None, "Name of the model.", required=True)
-_WEIGHTS = flags.DEFINE_string("weights", None, "What to convert.", required=True)
-_OUT = flags.DEFINE_string("out", None, "Folder to write.", required=True)
+_MODEL = flags.DEFINE_string("model", None, "Name of the model; list: the names.", required=True)
+_WEIGHTS = flags.DEFINE_string("weights", None, "What to convert.")
+_OUT = flags.DEFINE_string("out", None, "Folder to write.")
 _NUM_CLASSES = flags.DEFINE_integer(
     "num_classes", None, "Classes of the model; default: as many as the file has."
 )
@@ -31,7 +31,10 @@ _NUM_CLASSES = flags.DEFINE_integer(
 def main(argv: list[str]) -> None:
     """Converts and says what was written."""
     del argv
-    source, out = Path(_WEIGHTS.value), Path(_OUT.value)
+    if _MODEL.value == "list":
+        print("\n".join(torch.names()))
+        return
+    source, out = Path(given(_WEIGHTS)), Path(given(_OUT))
     variables = torch.load(source, _MODEL.value, _NUM_CLASSES.value)
     notes = {
         "model": {"name": _MODEL.value},

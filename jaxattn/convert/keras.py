@@ -5,6 +5,7 @@ formats keep (see `jaxattn.convert.keras_order`). The names that Keras makes up 
 depend on what else was built in the session that wrote them.
 """
 
+import contextlib
 import difflib
 import functools
 from collections.abc import Sequence
@@ -42,6 +43,16 @@ class _Wanted(NamedTuple):
     layer: Layer
     leaves: list[tuple[str, ...]]
     shapes: _Shapes
+
+
+def names() -> list[str]:
+    """The models that weights can be converted for."""
+    found = []
+    for name in registry.names():
+        with contextlib.suppress(InputError):
+            keras_networks.output(registry.create(name, 1))
+            found.append(name)
+    return found
 
 
 def load(path: Path, model: str, num_classes: int | None = None, **options: Any) -> Variables:

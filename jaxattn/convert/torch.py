@@ -85,6 +85,12 @@ def load(path: Path, model: str, num_classes: int | None = None) -> Variables:
     return from_state_dict(model, read(path), num_classes, source=str(path))
 
 
+def names() -> list[str]:
+    """The models that weights can be converted for."""
+    found = {name: registry.find(name).fixed.get("backbone") for name in registry.names()}
+    return [name for name, entry in found.items() if isinstance(entry, Entry) and entry.torch_names]
+
+
 def read(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a file by their names.
 

@@ -1,10 +1,9 @@
 """Reads the folder of a run."""
 
 import collections
-import csv
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxattn import config as configs
-from jaxattn import predictions
+from jaxattn import config_rules, predictions
 from jaxattn.errors import InputError, invalid
 from jaxattn.predictions import Predictions
 from jaxattn.reading import Node, parse_json, read_csv, read_json, reading
@@ -80,7 +79,9 @@ def load(folder: Path, out: Path | None = None) -> Run:
         raise invalid(str(evaluation_path), "an evaluation with metrics.per_class", "none")
     checks.check(Node(evaluation_path, "", evaluation))
     names = list(evaluation["metrics"]["per_class"])
-    config.evaluation.update(evaluation.get("settings") or {})
+    with reading(evaluation_path, "the settings of an evaluation"):
+        config.evaluation.update(evaluation.get("settings") or {})
+        config_rules.check(configs.flatten(config.to_dict()))
     predictions_path = results / "test_predictions.csv"
     found = predictions.read(predictions_path, names) if predictions_path.is_file() else None
     images = evaluation["metrics"]["n"]

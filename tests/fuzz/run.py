@@ -160,4 +160,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
             faults += len(result.faults)
     print(f"{each * len(names)} inputs, {faults} faults")
     return faults
-

@@ -2,8 +2,6 @@
 
 import pytest
 
-from tests.fuzz.run import run
-
 pytest.importorskip("torch")
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxattn.convert import torch as convert
 from jaxattn.convert.torch import from_state_dict, load
 from jaxattn.errors import InputError
 from jaxattn.models import registry
@@ -234,3 +235,92 @@ def test_wrong_files(tmp_path):
 def test_without_a_classifier_there_is_a_backbone():
     state = {k: v for k, v in state_dict("torch_resnet34").items() if not k.startswith("fc.")}
     assert "logits" not in from_state_dict("torch_resnet34", state)["params"]["backbone"]
+
+
+def test_wrappers_and_prefixes_in_any_nesting(tmp_path):
+    """What DataParallel, torch.compile, Lightning and training loops put around a state dict."""
+    state = state_dict("torch_resnet34")
+    plain = jax.tree.map(np.asarray, from_state_dict("torch_resnet34", state))
+    wrapped = {
+        f"module._orig_mod.model.{key}": torch.nn.Parameter(
+            torch.from_numpy(np.array(array)), requires_grad=True
+        )
+        for key, array in state.items()
+        if "num_batches" not in key
+    }
+    for around in (("model_state_dict",), ("model",), ("net", "state_dict")):
+        content = wrapped
+        for key in around:
+            content = {key: content, "epoch": 3, "optimizer": {"lr": 0.1}}
+        torch.save(content, tmp_path / "w.pth")
+        loaded = load(tmp_path / "w.pth", "torch_resnet34")
+        assert jax.tree.all(jax.tree.map(np.array_equal, plain, loaded))
+    torch.save({"model": wrapped, "net": wrapped}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"w\.pth: holds model and net, one state dict wanted"):
+        load(tmp_path / "w.pth", "torch_resnet34")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a.astype(np.int8), r"floats wanted, got conv1\.weight int8"),
+        (lambda a: a.astype(np.complex64), r"floats wanted, got conv1\.weight complex64"),
+        (lambda a: np.where(a == a.max(), np.nan, a), r"NaN or infinity in conv1\.weight"),
+        (lambda a: a * np.float32(np.inf), r"NaN or infinity in conv1\.weight"),
+    ],
+)
+def test_numbers_that_are_no_weights(change, message):
+    state = dict(state_dict("torch_resnet34"))
+    with np.errstate(invalid="ignore"):
+        state["conv1.weight"] = change(state["conv1.weight"])
+    with pytest.raises(InputError, match=message):
+        from_state_dict("torch_resnet34", state)
+
+
+def test_rounding_is_said(caplog):
+    state = dict(state_dict("torch_resnet34"))
+    state["conv1.weight"] = state["conv1.weight"].astype(np.float64)
+    with caplog.at_level("WARNING"):
+        from_state_dict("torch_resnet34", state)
+    assert "rounded" not in caplog.text  # float32 holds them
+    state["conv1.weight"] = state["conv1.weight"] + 1e-12
+    with caplog.at_level("WARNING"):
+        from_state_dict("torch_resnet34", state)
+    assert "rounded to float32: conv1.weight" in caplog.text
+
+
+def test_an_error_is_short_and_names_the_likely_model():
+    with pytest.raises(InputError, match="its names are those of torch_densenet121") as error:
+        from_state_dict("torch_resnet34", state_dict("torch_densenet121"))
+    assert len(str(error.value)) < 2500
+    assert re.search(r"and \d+ more", str(error.value))
+
+
+@pytest.mark.parametrize(
+    ("theirs_", "model"),
+    [
+        ("seresnext50_32x4d", "torch_se_resnext50_cadene"),
+        ("legacy_seresnext50_32x4d", "torch_se_resnext50"),
+    ],
+)
+def test_the_two_se_resnext50_are_told_apart(theirs_, model):
+    """Their arrays have the same shapes; converted as the other, outputs are slightly wrong."""
+    with torch.device("meta"):
+        names = timm(theirs_).state_dict()
+    state = {f"module.{name}": np.zeros(1, np.float32) for name in names}
+    with pytest.raises(InputError, match="expected torch_se_resnext50.* pool pads differently"):
+        from_state_dict(model, state)
+
+
+def test_timms_vgg_has_convolutions_for_dense_layers():
+    """Names and numbers of weights are torchvision's, which keep the order C, H, W."""
+    with torch.device("meta"):
+        ours = torchvision().models.vgg16_bn().state_dict()
+        state = timm("vgg16_bn").state_dict()
+    renamed = convert._renamed(state)
+    wanted = {name: each for name, each in ours.items() if "num_batches" not in name}
+    assert set(renamed) == set(wanted)
+    for name, tensor in renamed.items():
+        assert tuple(tensor.reshape(wanted[name].shape).shape) == tuple(wanted[name].shape)
+    kernel = np.arange(4 * 2 * 3 * 3, dtype=np.float32).reshape(4, 2, 3, 3)
+    np.testing.assert_array_equal(convert._as_ours(kernel, 2), kernel.reshape(4, -1).T)
