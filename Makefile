@@ -18,8 +18,9 @@ test: lint
 test-all: lint
 	$(PYTEST) tests
 
-# Kills a run at each of its file operations: many minutes.
+# Damages files for every reader, and kills a run at each of its file operations: many minutes.
 fuzz: $(VENV)/installed-test
+	$(BIN)/python -m tests.fuzz --inputs=10000
 	PYTHONPATH=. $(BIN)/python tests/integration/kill_points.py
 
 lint: $(VENV)/installed-test

@@ -132,7 +132,7 @@ OPEN: Mapping[str, Rule] = {
 def rules() -> Mapping[str, Rule]:
     """The rule of every field of `jaxattn.config.base`, by its dotted name."""
     from jaxattn import losses, optimizers
-    from jaxattn.data import crops, loaders, splits
+    from jaxattn.data import crops, images, loaders, splits
 
     return {
         "seed": _SEED,
@@ -144,6 +144,7 @@ def rules() -> Mapping[str, Rule]:
         "dataset.num_images": whole(1),
         "dataset.seed": _SEED,
         "dataset.imbalanced": _FLAG,
+        "dataset.resize": choice(*images.RESIZE),
         "split.strategy": choice(*splits.STRATEGIES),
         "split.fold": whole(0),
         "split.folds": whole(2),
@@ -219,6 +220,7 @@ def rules() -> Mapping[str, Rule]:
         "evaluation.grad_cam": _TEXT,
         "evaluation.overlay.alpha": _SHARE,
         "evaluation.overlay.bilinear": _FLAG,
+        "evaluation.overlay.colormap": _NAME,
         "loader.name": choice(*loaders.LOADERS),
         "loader.workers": whole(0, 1024),
         "skip_nonfinite": whole(0),

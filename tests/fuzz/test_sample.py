@@ -1,10 +1,21 @@
-"""A sample of ``make fuzz``: no reader fails otherwise than with one clear error."""
+"""A sample of ``make fuzz``: every reader refuses damaged files with one clear error."""
+
+import concurrent.futures
 
 import pytest
 
-pytest.importorskip("torch")
+from tests.fuzz import run
+from tests.fuzz.targets import TARGETS
+
+#: Inputs of each reader.
+EACH = 20
 
 
-@pytest.mark.parametrize("part", [0])
-def test_a_sample_of_damaged_files(part):
-    del part
+def test_a_sample_of_damaged_files():
+    pytest.importorskip("torch", reason="it writes some of the files")
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda name: run.run(name, range(EACH)), TARGETS))
+    for name, result in zip(TARGETS, results, strict=True):
+        assert not result.faults, name
+        assert sum(result.counts.values()) == EACH
+        assert result.counts["refused"], name
