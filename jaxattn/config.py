@@ -200,7 +200,6 @@ def resolved(config: ConfigDict) -> ConfigDict:
     """
     check_fields(config)
     config = config.copy_and_resolve_references()
-    config_rules.check(flatten(config.to_dict()))
     model = models.find(config.model.name)
     config.normalisation = config.normalisation or model.normalisation
     config.crops.size = config.crops.size or model.image_size
@@ -255,13 +254,14 @@ def _comments() -> dict[str, str]:
 
 
 def check_fields(config: ConfigDict) -> None:
-    """Raises InputError for a field that does not exist, naming the nearest one that does."""
-    known = flatten(base().to_dict())
-    for field in flatten(config.to_dict()):
+    """Raises InputError for a field that does not exist, or that has a value it cannot have."""
+    known, values = flatten(base().to_dict()), flatten(config.to_dict())
+    for field in values:
         if field not in known and not field.startswith(tuple(config_rules.OPEN)):
             near = difflib.get_close_matches(field, known, n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise invalid("config", f"a field of jaxattn.config.base{hint}", repr(field))
+    config_rules.check(values)
 
 
 def find_file(name: str) -> Path:

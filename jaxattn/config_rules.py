@@ -153,6 +153,7 @@ def rules() -> Mapping[str, Rule]:
         "split.test": number(0, 1, above=True, below=True),
         "split.validation": _PART,
         "split.file": _TEXT,
+        "split.duplicates": _NAME,
         "sampler.name": _NAME,
         "sampler.per_class": whole(0),
         "sampler.drop_last": _FLAG,

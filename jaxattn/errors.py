@@ -20,7 +20,7 @@ def invalid(field: str, expected: str, given: object) -> InputError:
         expected: What it must be, as a noun phrase.
         given: What it is; shown as it prints.
     """
-    return InputError(f"{field}: expected {expected}, got {given}")
+    return InputError(f"{field}: expected {expected}, got {_cut(str(given), 1000)}")
 
 
 def listed(names: Sequence[str], most: int = 10) -> str:
@@ -35,4 +35,8 @@ def unknown(field: str, given: object, known: Iterable[str]) -> InputError:
     near = difflib.get_close_matches(str(given), known, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     names = "a known name" if near and len(known) > 12 else f"one of {', '.join(known)}"
-    return invalid(field, f"{names}{hint}", repr(given))
+    return invalid(field, f"{names}{hint}", _cut(repr(given), 200))
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}…"

@@ -69,10 +69,10 @@ def _from_process(target: str, numbers: Sequence[int]) -> Iterator[Outcome]:
     try:
         while ours.poll(wait):
             outcome = ours.recv()
-            wait = SECONDS
+            started = True
+            wait = SECONDS if outcome is None else START
             if outcome is not None:
                 yield outcome
-            started = True
     except EOFError:
         pass
     finally:
@@ -83,6 +83,7 @@ def _from_process(target: str, numbers: Sequence[int]) -> Iterator[Outcome]:
 
 
 def _work(target: str, numbers: Sequence[int], pipe: multiprocessing.connection.Connection) -> None:
+    from tests.fuzz.mutate import mutate
     from tests.fuzz.targets import TARGETS, digest
 
     warnings.simplefilter("error")
@@ -96,23 +97,23 @@ def _work(target: str, numbers: Sequence[int], pipe: multiprocessing.connection.
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limit = pages * resource.getpagesize() + MEMORY
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        pipe.send(None)
         for number in numbers:
-            pipe.send((number, *_try(reader, whole, folder, files, f"{target} {number}")))
+            rng = random.Random(f"{target} {number}")
+            file = rng.choice(files)
+            before = file.read_bytes()
+            content, told = mutate(before, file.name, rng)
+            file.write_bytes(content)
+            pipe.send(None)  # the time to read begins
+            kind, text = _try(reader, whole, folder)
+            file.write_bytes(before)
+            missed = kind == "changed" and told and reader.checked
+            pipe.send((number, "unnoticed" if missed else kind, text))
 
 
-def _try(
-    reader: Any, whole: Any, folder: Path, files: Sequence[Path], seed: str
-) -> tuple[str, str]:
+def _try(reader: Any, whole: Any, folder: Path) -> tuple[str, str]:
     from jaxattn.errors import InputError
-    from tests.fuzz.mutate import mutate
     from tests.fuzz.targets import digest
 
-    rng = random.Random(seed)
-    file = rng.choice(files)
-    before = file.read_bytes()
-    content, told = mutate(before, file.name, rng)
-    file.write_bytes(content)
     try:
         found = digest(reader.read(folder))
     except InputError as error:
@@ -128,11 +129,7 @@ def _try(
         return "refused", text
     except Exception as error:
         return type(error).__name__, str(error)[:300]
-    finally:
-        file.write_bytes(before)
-    if found == whole:
-        return "equal", ""
-    return ("unnoticed" if reader.checked and told else "changed"), ""
+    return ("equal" if found == whole else "changed"), ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
