@@ -71,6 +71,7 @@ RELEASED = {"pass": "both", "variant": "released"}
 LARGE = {"shape": [28, 28, 512, 16], "batch": 256}
 ON_CPU = {"platform": "cpu", "batch": 8, "dtype": "float32"}
 ON_GPU = {"platform": ACCELERATOR, "dtype": "bfloat16"}
+INFERENCE = ("keras_tensorflow", "keras_jax", "torch", "onnx")
 ERRORS = "bfloat16 within two standard errors of float32"
 
 GOALS = (
@@ -87,6 +88,15 @@ GOALS = (
     _pipeline("Grain at 1× tf.data", 1, "grain_speedup", pipeline="tf.data"),
     _pipeline("Grain at 1× tf.data, aliased", 1, "grain_speedup", pipeline="tf.data, aliased"),
     _pipeline("in-memory data at 0.99× the step in place", 0.99, "share", pipeline="in_memory"),
+    Goal(
+        *("inference", "1× the fastest peer", 1, tuple(f"speedup/{each}" for each in INFERENCE)),
+        {"measured": "model", "platform": "cpu", "batch": 64},
+        "{model}, batch {batch}",
+    ),
+    Goal(
+        *("inference", "from files, 0.9× the slower of decoding and model", 0.9, "share"),
+        *({"measured": "files"}, "{model}"),
+    ),
     Goal(
         *("patch_throughput", "0.97× plain", 0.97, "of_plain", {"way": "attention"}),
         "{backbone}, {dtype}",

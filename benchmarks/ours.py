@@ -1,16 +1,27 @@
-"""Our own training step for benchmarks: all that they use of `jaxattn.train`."""
+"""Our own training step and prediction for benchmarks: all that they use of the package."""
 
+import functools
 import importlib
+import math
 import time
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from benchmarks.peers.steps import steady
-from jaxattn import train
+from jaxattn import config as configs
+from jaxattn import evaluate, train
 from jaxattn.config import base
+from jaxattn.data.crops import Crops
+from jaxattn.data.dataset import height_width
+from jaxattn.models import registry as models
+from jaxattn.run import Run
+from jaxattn.runtime import devices
 from jaxattn.train import Training
 
 
@@ -89,3 +100,37 @@ class Loop(NamedTuple):
         )
         work = (self.step(next(batches)) for _ in range(count))
         return steady(work, jax.block_until_ready, self.warm, calls)
+
+
+def image_size(model: str) -> int:
+    """The published height and width of a model's input."""
+    return models.find(model).image_size
+
+
+def untrained(config: ConfigDict, classes: int) -> Run:
+    """A run with random weights, to classify with."""
+    config = configs.resolved(config)
+    names = tuple(f"class {i}" for i in range(classes))
+    options = config.model.to_dict()
+    model = models.create(num_classes=classes, dtype=jnp.dtype(config.dtype), **options)
+    height, width = height_width(config.dataset.image_size)
+    shape = (1, *Crops(**config.crops).input_shape(height, width))
+    init = functools.partial(model.init, train=False)
+    like = jax.eval_shape(init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
+    rng, mesh = np.random.default_rng(0), devices.mesh()
+
+    def draw(leaf: Any) -> np.ndarray:  # compiling the model's own initialisation takes longer
+        if leaf.ndim < 2:
+            return np.ones(leaf.shape, leaf.dtype)
+        scale = (2 / math.prod(leaf.shape[:-1])) ** 0.5
+        return (scale * rng.standard_normal(leaf.shape)).astype(leaf.dtype)
+
+    return Run(
+        folder=Path(),
+        config=config,
+        class_names=names,
+        metadata={"training_images": dict.fromkeys(names, 1), "prepared_size": None},
+        model=model,
+        variables=devices.put_replicated(mesh, dict(jax.tree.map(draw, like))),
+        _step=evaluate.make_predict_step(config, model, mesh),
+    )

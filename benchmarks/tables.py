@@ -256,6 +256,50 @@ def input_pipeline(result: Row) -> str:
     )
 
 
+def inference(result: Row) -> str:
+    """The model alone, decoding alone, and prediction from files."""
+
+    def of(measured: str) -> list[Row]:
+        return [row for row in result["rows"] if row["measured"] == measured]
+
+    def speed(name: str, row: Row) -> str:
+        if name not in row["speedup"]:
+            return ""
+        mark = " ≠" if name in row["differs"] else ""
+        return f"{row['speedup'][name]:.2f}{mark}"
+
+    names = {**STEPS, "onnx": "ONNX Runtime"}
+    models: Columns = {
+        "model": "{model}",
+        "batch": "{batch}",
+        "ms": lambda row: f"{1e3 * row['seconds']['ours']['median']:.1f}",
+        "images/s": lambda row: f"{row['batch'] / row['seconds']['ours']['median']:.1f}",
+        **{f"× {text}": functools.partial(speed, name) for name, text in names.items()},
+    }
+    decoding: Columns = {
+        "JPEGs": "{images}, to {size}×{size}",
+        "whole, images/s": "{images_per_second[whole]:,.0f}",
+        "scaled, images/s": "{images_per_second[scaled]:,.0f}",
+        "speedup": "{speedup:.2f}",
+        "difference": "{difference:.2f}",
+    }
+    files: Columns = {
+        "model": "{model}, {size}×{size}",
+        "from files, images/s": "{images_per_second[files]:,.1f}",
+        "decoding": "{images_per_second[decoding]:,.1f}",
+        "model alone": "{images_per_second[model]:,.1f}",
+        "of the slower": "{share:.1%}",
+    }
+    return "\n\n".join(
+        [
+            table(models, of("model")) + "\n" + _skipped(of("model"), names),
+            table(decoding, of("decoding")),
+            table(files, of("files")),
+            _verdict_list(result, ".3f"),
+        ]
+    )
+
+
 def scaling(result: Row) -> str:
     """The cost of a step, and its communication."""
 
@@ -407,6 +451,7 @@ TABLES: dict[str, Callable[[Row], str]] = {
         attention_kernel,
         train_step,
         input_pipeline,
+        inference,
         scaling,
         patch_throughput,
         parity,

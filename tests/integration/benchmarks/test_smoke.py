@@ -32,6 +32,18 @@ TOYS = {
         "width": 8,
         "steps": 2,
     },
+    "inference": {
+        "models": ("koefler_cnn_sa",),
+        "batches": (2,),
+        "peers": ("keras_jax",),
+        "size": 75,
+        "repeats": 1,
+        "from_files": ("small",),
+        "images": 4,
+        "drawn_height": 96,
+        "small": 64,
+        "decoded": 32,
+    },
     "patch_throughput": {
         "backbone": "densenet_small",
         "images": 1,
@@ -48,7 +60,7 @@ def test_benchmark_runs_and_its_result_makes_a_table(name, results, local, monke
     pytest.importorskip("keras")
     pytest.importorskip("torch")
     module = importlib.import_module(f"benchmarks.{name}")
-    if name in ("attention_kernel", "train_step"):
+    if name in ("attention_kernel", "train_step", "inference"):
         local(module)
     monkeypatch.setattr(measure, "limits", functools.partial(measure.limits, size=2**16, side=64))
     module.run(**TOYS[name])
