@@ -4,7 +4,7 @@
 re-encoded, resized, made brighter, mirrored or turned. Measured on HAM10000 at 256×256 (400 images;
 50 million pairs of different lesions): copies at JPEG quality 30, at half the size, at another
 aspect ratio, turned, or 15 % brighter lie within ``NEAR`` in 95 to 100 % of cases, cropped by 2 %
-in a fifth; one pair of two lesions does, and it shows one photograph in two colour balances.
+in less than half; one pair of two lesions does, and it shows one photograph in two colour balances.
 
 ImageHash's pHash compares with a median, so that the hash of a mirrored image is another one; signs
 of the cosine transform change in a known way.
