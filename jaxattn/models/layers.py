@@ -5,6 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -24,6 +25,19 @@ Conv = functools.partial(
 #: He et al. 2015 for layers followed by a ReLU: forwards (fan-in) and backwards (fan-out).
 HE_FAN_IN = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 HE_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def _constant_bias(*arrays: Array | None, dtype: Any = None, **options: Any) -> list[Array | None]:
+    """``nn.Conv``'s conversion of input, kernel and bias to one type; the bias has no gradient.
+
+    For convolutions before a batch norm that uses the batch's own statistics, which take the bias
+    away again. Its gradient is zero, but automatic differentiation sums it up out of rounding
+    errors, for which XLA writes out every batch norm's input gradient. The bias is still added: the
+    running mean contains it.
+    """
+    x, kernel, bias = arrays
+    bias = None if bias is None else lax.stop_gradient(bias)
+    return promote_dtype(x, kernel, bias, dtype=dtype, **options)
 
 
 class BatchNorm(nn.Module):
@@ -92,6 +106,7 @@ class ConvBN(nn.Module):
             padding=self.padding,
             feature_group_count=self.groups,
             use_bias=self.use_bias,
+            promote_dtype=_constant_bias if train else promote_dtype,
             kernel_init=self.kernel_init,
             dtype=self.dtype,
             name="conv",

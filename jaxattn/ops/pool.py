@@ -1,10 +1,12 @@
-"""Max pooling: ``flax.linen.max_pool``, with a faster gradient on a CPU.
+"""Max pooling: ``flax.linen.max_pool``, with a faster gradient on a CPU and a GPU.
 
-`jaxattn.ops.cpu.max_pool` is that gradient; other backends compute XLA's.
+`jaxattn.ops.pool_indices` is that gradient. XLA's GPU backend writes four index arrays and scatters
+like its CPU backend: 3.7 GB for the pool of a ResNet's 256 images, where this moves 1.1 GB. On a
+TPU XLA's own is better (0.9 GB; this one would move 14 GB) and stays.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxattn.ops.cpu.max_pool import max_indices, max_pool_gradient
+from jaxattn.ops.pool_indices import max_indices, max_pool_gradient
 
 Pads = tuple[tuple[int, int], ...]
 
@@ -48,10 +50,10 @@ def _max_pool(x: Array, window: tuple, strides: tuple, pads: Pads) -> Array:
 
 def _forward(x, window, strides, pads):
     y = _max_pool(x, window, strides, pads)
-    indices = lax.platform_dependent(
+    indices = _dependent(
+        lambda x: max_indices(x, y.shape, window, strides, pads),
+        lambda x: jnp.zeros(y.shape, jnp.uint8),
         x,
-        cpu=lambda x: max_indices(x, y.shape, window, strides, pads),
-        default=lambda x: jnp.zeros(y.shape, jnp.uint8),
     )
     return y, (x, indices)
 
@@ -61,10 +63,14 @@ def _backward(window, strides, pads, residuals, gradient):
         pool = lambda x: nn.max_pool(x, window, strides=strides, padding=pads)  # noqa: E731
         return jax.vjp(pool, x)[1](gradient)[0]
 
-    def cpu(x, indices, gradient):
+    def by_index(x, indices, gradient):
         return max_pool_gradient(indices, gradient, x.shape[1:3], window, strides, pads)
 
-    return (lax.platform_dependent(*residuals, gradient, cpu=cpu, default=default),)
+    return (_dependent(by_index, default, *residuals, gradient),)
+
+
+def _dependent(by_index: Callable, default: Callable, *arrays: Array) -> Array:
+    return lax.platform_dependent(*arrays, cpu=by_index, cuda=by_index, default=default)
 
 
 _max_pool.defvjp(_forward, _backward)

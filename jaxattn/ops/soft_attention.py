@@ -64,9 +64,10 @@ def released_logits(
         The convolution before bias and ReLU, float32.
     """
     batch, height, width, _ = x.shape
-    read = x[..., :3].astype(jnp.float32).swapaxes(1, 2)
-    padded = jnp.pad(read, ((0, 0), (1, 1), (0, 0), (0, 0)))
-    windows = jnp.stack([padded[:, j : j + width] for j in range(3)], axis=2)  # b w j r c
+    # Rows and channels are one axis from the start: a TPU pads an axis of three channels to 128.
+    read = x[..., :3].astype(jnp.float32).swapaxes(1, 2).reshape(batch, width, -1)
+    padded = jnp.pad(read, ((0, 0), (1, 1), (0, 0)))
+    windows = jnp.stack([padded[:, j : j + width] for j in range(3)], axis=2)  # b w j rc
     matrix = _toeplitz(_reachable(kernel.astype(jnp.float32), height), height)  # h r j c k
     terms = windows[0, 0].size
     matrix = matrix.transpose(2, 1, 3, 0, 4).reshape(terms, -1)

@@ -49,6 +49,7 @@ from jaxattn.models.attention.se import SqueezeExcite
 from jaxattn.models.backbones.base import BACKBONES, Backbone, Endpoints, Entry, classify
 from jaxattn.models.layers import HE_FAN_OUT, Add, ConvBN
 from jaxattn.ops import pool
+from jaxattn.ops.relu import residual_relu
 
 #: Options of convolutions with batch norm, by framework.
 CONV_BN: dict[str, dict[str, Any]] = {
@@ -107,7 +108,7 @@ class Block(nn.Module):
             x = last(kernel=(3, 3), name="conv2")(x, train=train)
         if self.squeeze:
             x, _ = SqueezeExcite(dtype=self.dtype, name="se")(x, train=train)
-        return nn.relu(Add(name="add")(shortcut, x))
+        return residual_relu(Add(name="add")(shortcut, x))
 
 
 def stem(

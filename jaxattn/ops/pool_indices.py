@@ -1,7 +1,7 @@
-"""Gradient of max pooling for XLA's CPU backend.
+"""Gradient of max pooling for XLA's CPU and GPU backends.
 
-That backend expands the gradient of a max pool into a search for the maxima, with four index arrays
-as large as the image, and a scatter: 8% of a training step of Inception-ResNet-v2. Here the forward
+They expand the gradient of a max pool into a search for the maxima, with four index arrays as large
+as the image, and a scatter: 8% of a training step of Inception-ResNet-v2 on a CPU. Here the forward
 pass stores the index of each maximum in its window, one byte each, and the backward pass sums, for
 each pixel, the gradients of the windows that chose it.
 """
