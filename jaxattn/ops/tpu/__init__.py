@@ -1,0 +1,1 @@
+"""Rewrites for TPUs alone; other devices never run them."""
