@@ -2,8 +2,9 @@
 
 ``data`` holds what stays on the device for the whole run: all images as uint8 ``(N, H, W, 3)``
 under ``image`` if the data set fits there, and all masks under ``mask`` if the loss needs them; or
-nothing. ``batch`` holds what changes: ``row`` and ``label`` of each example, and ``image``,
-``mask`` where ``data`` has none, and ``has_mask``.
+nothing. On a TPU these are `packed <jaxattn.data.packed.Packed>`. ``batch`` holds what changes:
+``row`` and ``label`` of each example, and ``image``, ``mask`` where ``data`` has none, and
+``has_mask``.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,12 +18,15 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Key, Shaped, UInt8
 
 from jaxattn.data.crops import Crops
+from jaxattn.data.packed import Packed
 from jaxattn.runtime import compilation
 from jaxattn.runtime.devices import batched, replicated
 from jaxattn.saliency import ClassActivation
 from jaxattn.state import TrainState, Variables
 
 Arrays = Mapping[str, Array]
+#: What stays on the device.
+Data = Mapping[str, Array | Packed]
 #: ``(key, images, masks or None) -> (network input, masks or None)``.
 TrainingPreprocess = Callable[[Key[Array, ""], Array, Array | None], tuple[Array, Array | None]]
 #: ``(logits, maps, batch) -> (loss, metrics)``, see `jaxattn.losses.Loss`.
@@ -31,7 +35,7 @@ LossFunction = Callable[[Array, Arrays, Arrays], tuple[Array, dict[str, Array]]]
 Predict = Callable[[Variables, Array], tuple[Array, dict[str, Array]]]
 
 
-def pixels(field: str, data: Arrays, batch: Arrays) -> UInt8[Array, "batch height width *channels"]:
+def pixels(field: str, data: Data, batch: Arrays) -> UInt8[Array, "batch height width *channels"]:
     """The batch's ``image`` or ``mask``: on the device, or sent with the batch."""
     return data[field][batch["row"]] if field in data else batch[field]
 
@@ -46,7 +50,7 @@ def make_train_step(
     seed: int,
     ema_decay: float = 0.0,
     skip_nonfinite: bool = False,
-) -> Callable[[TrainState, Arrays, Arrays], tuple[TrainState, dict[str, Shaped[Array, ""]]]]:
+) -> Callable[[TrainState, Data, Arrays], tuple[TrainState, dict[str, Shaped[Array, ""]]]]:
     """Makes the jitted step: preprocess, forward, loss, backward and update in one program.
 
     Args:
@@ -68,11 +72,12 @@ def make_train_step(
         gradients are ``finite``.
     """
 
-    def step(state: TrainState, data: Arrays, batch: Arrays):
+    def step(state: TrainState, data: Data, batch: Arrays):
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         masked = "mask" in data or "mask" in batch
         masks = pixels("mask", data, batch) if masked else None
-        images, masks = preprocess(key, pixels("image", data, batch), masks)
+        with jax.named_scope("preprocess"):
+            images, masks = preprocess(key, pixels("image", data, batch), masks)
         if masks is not None:
             batch = {**batch, "mask": masks}
 
@@ -158,7 +163,7 @@ def make_predict(
 
 def make_predict_step(
     predict: Predict, mesh: Mesh
-) -> Callable[[Variables, Arrays, Arrays], tuple[Float[Array, "batch classes"], dict[str, Array]]]:
+) -> Callable[[Variables, Data, Arrays], tuple[Float[Array, "batch classes"], dict[str, Array]]]:
     """Makes the jitted ``(variables, data, batch) -> (probabilities, maps)``.
 
     Args:

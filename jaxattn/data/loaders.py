@@ -18,7 +18,7 @@ from absl import flags
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jaxattn.data import derived
+from jaxattn.data import derived, packed
 from jaxattn.data.dataset import MASKS, Dataset, height_width
 from jaxattn.data.samplers import Sampler
 from jaxattn.errors import unknown
@@ -72,20 +72,23 @@ class Loader:
         self._mesh = mesh
 
     @functools.cached_property
-    def data(self) -> Mapping[str, jax.Array]:
+    def data(self) -> Mapping[str, jax.Array | packed.Packed]:
         """What the steps read in addition to each batch.
 
         Returns:
             ``{"image": uint8 (N, H, W, 3)}`` on every device, with ``"mask": uint8 (N, H, W)`` in
             {0, 1} if masks were asked for; ``{}`` if images are streamed. Masks are 0 for images
-            without one; the bool ``has_mask`` of each batch tells which.
+            without one; the bool ``has_mask`` of each batch tells which. On a TPU the arrays are
+            `packed <jaxattn.data.packed.Packed>`.
         """
         channels = 4 if self._masks else 3
         size = len(self._dataset) * self._shape[0] * self._shape[1] * channels
         name = self._config.name
         if name == "grain" or (name == "auto" and size > _in_memory_limit()):
             return {}
-        arrays = decode_all(self._dataset, self._shape, self._masks)
+        arrays: dict[str, Any] = decode_all(self._dataset, self._shape, self._masks)
+        if self._mesh.devices.flat[0].platform in packed.PLATFORMS:
+            arrays = {name: packed.pack(array) for name, array in arrays.items()}
         return devices.put_replicated(self._mesh, arrays)
 
     def training(self, sampler: Sampler, first: int, last: int) -> Iterator[Batch]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from jaxattn.data import derived
+from jaxattn.data import derived, packed
 from jaxattn.data.loaders import MAX_THREADS, Loader, decode_all
 from jaxattn.data.samplers import Sampler
 from jaxattn.errors import InputError
@@ -64,6 +64,22 @@ def test_in_memory_images_are_on_the_device_as_bytes(make_dataset):
     np.testing.assert_array_equal(images[7], dataset.records[7]["image"])
     assert loader(dataset, "auto").data  # 20 images of 8x8 fit anywhere
     assert not loader(dataset, "grain").data
+
+
+def test_packed_images_are_the_same(make_dataset, monkeypatch):
+    """As on a TPU: 192 bytes of an image fill two rows of 128, 64 of a mask half of one."""
+    dataset = make_dataset(np.arange(20) % 3)
+    make = lambda: Loader(  # noqa: E731
+        dataset, 8, ConfigDict({"name": "in_memory", "workers": 0}), devices.mesh(), "lesion"
+    )
+    plain = make().data
+    monkeypatch.setattr(packed, "PLATFORMS", ("cpu",))
+    data, rows = make().data, np.array([3, 19, 0, 3])
+    assert data["image"].rows.shape == (20, 2, 128)
+    assert data["mask"].rows.shape == (20, 1, 128)
+    for name in ("image", "mask"):
+        got = jax.jit(lambda packed, rows: packed[rows])(data[name], rows)
+        np.testing.assert_array_equal(got, plain[name][rows])
 
 
 def test_streaming_decodes_only_what_is_asked_for(make_dataset, monkeypatch):
