@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=worksteal --durations=30
 
-.PHONY: quickstart test test-all fuzz lint lock
+.PHONY: quickstart test test-all fuzz lint lock aot
 
 # Trains on the embedded data, evaluates and reports.
 quickstart: $(VENV)/installed
@@ -28,10 +28,19 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Compilers for GPUs and TPUs, in an environment on top of the other: where they are installed, JAX
+# looks for their devices.
+aot: $(VENV)/installed-test
+	$(PYTHON) -m venv $(VENV)/aot
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> `$(VENV)/aot/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'`/base.pth
+	$(VENV)/aot/bin/pip install --quiet --no-deps --constraint constraints.txt \
+		jax-cuda13-pjrt jax-cuda13-plugin libtpu
+
 # Compiles constraints.txt, the versions that are installed, from pyproject.toml.
 lock: $(VENV)/installed-test
 	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --strip-extras --no-annotate \
-		--no-emit-index-url --no-emit-find-links --extra=test --output-file=constraints.txt
+		--no-emit-index-url --no-emit-find-links --extra=test --extra=aot --output-file=constraints.txt
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

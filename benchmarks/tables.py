@@ -444,6 +444,41 @@ def runs(result: Row) -> str:
     return (text + _verdict_list(result, "+.4f")).strip()
 
 
+def aot(result: Row) -> str:
+    """A row for each program."""
+
+    def number(kinds: Sequence[str], row: Row) -> str:
+        found = [row["kernels"][kind] for kind in kinds if kind in row["kernels"]]
+        runs, moved = (sum(each[field] for each in found) for field in ("runs", "bytes"))
+        return f"{runs}, {moved / 1e9:.2f}" if runs else "–"
+
+    def exchanged(row: Row) -> str:
+        each = row["collectives"]
+        return f"{each['count']}, {each['bytes'] / 1e6:.1f}" if row["devices"] > 1 else "–"
+
+    columns: Columns = {
+        "": "{model}",
+        "target": "{devices} × {target}",
+        "images each": "{batch}, {dtype}",
+        "compiling, s": "{compile:.0f}",
+        "memory, GB": lambda row: f"{row['memory'] / 1e9:.1f}",
+        "TFLOP": lambda row: f"{row['flops'] / 1e12:.2f}",
+        "GB": lambda row: f"{row['bytes'] / 1e9:.1f}",
+        "of it float32": lambda row: f"{row['float32_bytes'] / row['bytes']:.0%}",
+        "preprocessing": "{preprocess_share:.1%}",
+        "kernels": lambda row: sum(each["runs"] for each in row["kernels"].values()),
+        "copies": functools.partial(number, ("copy", "transpose")),
+        "gathers": functools.partial(number, ("gather", "scatter", "select-and-scatter")),
+        "exchanges, MB": exchanged,
+        "estimated images/s": lambda row: f"{row['estimate']['images_per_second']:,.0f} each",
+        "estimated MFU": lambda row: f"{row['estimate']['mfu']:.0%}",
+    }
+    return (
+        f"{table(columns, result['rows'])}\n\nPer device. Copies and gathers: their number and GB. "
+        "Estimates are bounds by peak speeds; nothing was run."
+    )
+
+
 #: In the order of the page.
 TABLES: dict[str, Callable[[Row], str]] = {
     each.__name__: each
@@ -454,6 +489,7 @@ TABLES: dict[str, Callable[[Row], str]] = {
         inference,
         scaling,
         patch_throughput,
+        aot,
         parity,
         runs,
     )

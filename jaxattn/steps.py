@@ -171,7 +171,7 @@ def make_predict_step(
         mesh: The devices.
     """
 
-    def step(variables: Variables, data: Arrays, batch: Arrays):
+    def step(variables: Variables, data: Data, batch: Arrays):
         return predict(variables, pixels("image", data, batch))
 
     same, split = replicated(mesh), batched(mesh)
