@@ -111,7 +111,7 @@ def config_of(model: str, batch: int, dtype: str, size: int) -> ConfigDict:
 
 
 def compile_step(run: Training, resident: int = 0) -> tuple[Any, float]:
-    """Compiles a training step for the devices of its mesh, and says how many seconds that took.
+    """Compiles a training step for its mesh; returns the processor seconds that took as well.
 
     Args:
         run: Made for a mesh of `mesh`.
@@ -137,10 +137,10 @@ def compile_step(run: Training, resident: int = 0) -> tuple[Any, float]:
             data[name] = packed.Packed(rows, of_one)
         else:
             data[name] = array(same, jnp.uint8, resident, *of_one)
-    since = time.perf_counter()
+    since = time.process_time()
     jitted: Any = run.step
     compiled = jitted.lower(run.like, data, batch).compile()
-    return compiled, time.perf_counter() - since
+    return compiled, time.process_time() - since
 
 
 def facts(compiled: Any, target: str, images: int) -> dict[str, Any]:
@@ -215,6 +215,8 @@ def run(
     devices: int = 1,
     size: int = 0,
     resident: int = 0,
+    remat: str = "none",
+    accumulate: int = 1,
     programs: str = "",
 ) -> None:
     """Compiles every model for every target and writes the result.
@@ -227,15 +229,19 @@ def run(
         devices: How many; on a TPU 1, 4, 8, 64 or 256 chips.
         size: Height and width of the images; 0 for the model's.
         resident: Images that stay on the device; 0 for images that come with the batch.
+        remat: What the backward pass recomputes: none or blocks.
+        accumulate: Parts of a batch that run one after the other.
         programs: Folder to write the optimised programs to.
     """
-    case = ("model", "target", "batch", "dtype", "devices", "size", "resident")
+    case = ("model", "target", "batch", "dtype", "devices", "size", "resident", "remat")
+    case += ("accumulate",)
     rows: list[dict[str, Any]] = []
     for model in models:
         for target in targets:
             config = config_of(model, batch * devices, dtype, size)
+            config.update(remat=remat, accumulate_steps=accumulate)
             built = ours.setup(config, mesh(target, devices))
-            given = (model, target, batch, dtype, devices, size, resident)
+            given = (model, target, batch, dtype, devices, size, resident, remat, accumulate)
             compiled, seconds = compile_step(built, resident)
             if programs:
                 name = "_".join(str(each) for each in given)

@@ -456,11 +456,19 @@ def aot(result: Row) -> str:
         each = row["collectives"]
         return f"{each['count']}, {each['bytes'] / 1e6:.1f}" if row["devices"] > 1 else "–"
 
+    def model(row: Row) -> str:
+        ways = {
+            "recomputing blocks": row["remat"] == "blocks",
+            f"in {row['accumulate']} parts": row["accumulate"] > 1,
+            f"{row['resident']:,} images in memory": row["resident"] > 0,
+        }
+        return ", ".join([row["model"], *(way for way, used in ways.items() if used)])
+
     columns: Columns = {
-        "": "{model}",
+        "": model,
         "target": "{devices} × {target}",
         "images each": "{batch}, {dtype}",
-        "compiling, s": "{compile:.0f}",
+        "compiling, CPU s": "{compile:.0f}",
         "memory, GB": lambda row: f"{row['memory'] / 1e9:.1f}",
         "TFLOP": lambda row: f"{row['flops'] / 1e12:.2f}",
         "GB": lambda row: f"{row['bytes'] / 1e9:.1f}",

@@ -25,6 +25,7 @@ from jaxattn.models import registry as models
 #: Fields that do not change what a run computes; a run may be resumed with other values.
 FREE = (
     *("loader.", "cpu_devices", "log_every_steps", "checkpoint_every_steps", "dataset.data_dir"),
+    "profile",
     *("skip_nonfinite", "evaluation.batch_size", "evaluation.tta", "evaluation.threshold"),
     *("evaluation.sensitivity", "evaluation.cam", "evaluation.grad_cam", "evaluation.overlay."),
 )
@@ -146,6 +147,8 @@ def base() -> ConfigDict:
     )
     config.ema_decay = 0.0  # of the exponential moving average of the variables; 0: none
     config.batch_size = 64  # over all devices
+    config.accumulate_steps = 1  # parts of a batch, one after the other, to save memory
+    config.remat = "none"  # blocks: recompute all but blocks' outputs backwards, to save memory
     config.epochs = 20
     config.steps_per_epoch = 0  # 0: passes_per_epoch passes of the sampler
     config.passes_per_epoch = 1
@@ -183,6 +186,7 @@ def base() -> ConfigDict:
     )
     config.cpu_devices = 1  # without an accelerator: devices to split the cores into
     config.log_every_steps = 20
+    config.profile = 0  # steps to trace into the run's profile/, for TensorBoard or Perfetto
     config.checkpoint_every_steps = 1000  # and at the end of each epoch
     config.smoke = False  # try the config out: two small steps, few images in each part
     return config

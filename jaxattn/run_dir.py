@@ -25,6 +25,8 @@ from jaxattn.files import write_json as write_json  # of the files below
 
 CONFIG = "config.json"
 SPLIT = "split.csv"
+#: The trace of `profile` steps.
+PROFILE = "profile"
 LOG = "log.jsonl"
 CHECKPOINTS = "checkpoints"
 ORIGIN = "origin.json"  # where the initial weights come from

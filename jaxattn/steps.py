@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Key, Shaped, UInt8
 
 from jaxattn.data.crops import Crops
 from jaxattn.data.packed import Packed
+from jaxattn.models.backbones.base import ENDPOINT
 from jaxattn.runtime import compilation
 from jaxattn.runtime.devices import batched, replicated
 from jaxattn.saliency import ClassActivation
@@ -50,6 +51,8 @@ def make_train_step(
     seed: int,
     ema_decay: float = 0.0,
     skip_nonfinite: bool = False,
+    accumulate: int = 1,
+    remat: bool = False,
 ) -> Callable[[TrainState, Data, Arrays], tuple[TrainState, dict[str, Shaped[Array, ""]]]]:
     """Makes the jitted step: preprocess, forward, loss, backward and update in one program.
 
@@ -65,12 +68,37 @@ def make_train_step(
             in the first steps, while that is smaller.
         skip_nonfinite: Whether a step changes nothing but the number of steps if its loss, a
             gradient or a new parameter is not finite.
+        accumulate: Parts of a batch that run one after the other, each with its own batch
+            statistics; gradients and metrics are their means.
+        remat: Whether the backward pass recomputes what lies between a backbone's endpoints.
 
     Returns:
         ``(state, data, batch) -> (state, metrics)``. The given state is donated. The metrics are
         those of ``loss_fn`` and the accuracy, before the update; and whether the loss and all
         gradients are ``finite``.
     """
+
+    def gradients_of(params: Any, batch_stats: Any, dropout: Any, images: Any, batch: Arrays):
+        def network(params: Any, images: Any):
+            return model.apply(
+                {"params": params, "batch_stats": batch_stats},
+                images,
+                train=True,
+                rngs={"dropout": dropout},
+                mutable=["batch_stats"],
+            )
+
+        if remat:
+            kept = jax.checkpoint_policies.save_only_these_names(ENDPOINT)
+            network = jax.checkpoint(network, policy=kept)
+
+        def loss_of(params: Any):
+            (logits, maps), changed = network(params, images)
+            loss, metrics = loss_fn(logits, maps, batch)
+            metrics["accuracy"] = jnp.mean(logits.argmax(-1) == batch["label"])
+            return loss, (metrics, changed.get("batch_stats", {}))
+
+        return jax.grad(loss_of, has_aux=True)(params)
 
     def step(state: TrainState, data: Data, batch: Arrays):
         key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -81,19 +109,14 @@ def make_train_step(
         if masks is not None:
             batch = {**batch, "mask": masks}
 
-        def loss_of(params: Any):
-            (logits, maps), changed = model.apply(
-                {"params": params, "batch_stats": state.batch_stats},
-                images,
-                train=True,
-                rngs={"dropout": dropout_key(key)},
-                mutable=["batch_stats"],
+        if accumulate > 1:
+            gradients, (metrics, batch_stats) = _accumulated(
+                gradients_of, accumulate, state, key, images, batch
             )
-            loss, metrics = loss_fn(logits, maps, batch)
-            metrics["accuracy"] = jnp.mean(logits.argmax(-1) == batch["label"])
-            return loss, (metrics, changed.get("batch_stats", {}))
-
-        gradients, (metrics, batch_stats) = jax.grad(loss_of, has_aux=True)(state.params)
+        else:
+            gradients, (metrics, batch_stats) = gradients_of(
+                state.params, state.batch_stats, dropout_key(key), images, batch
+            )
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
@@ -119,6 +142,38 @@ def make_train_step(
         donate_argnums=0,
         compiler_options=compilation.options(mesh.devices.flat[0].platform),
     )
+
+
+def _accumulated(
+    gradients_of: Callable[..., Any],
+    parts: int,
+    state: TrainState,
+    key: Key[Array, ""],
+    images: Array,
+    batch: Arrays,
+) -> tuple[Any, Any]:
+    """Mean gradients and metrics over the parts of a batch, and the last batch statistics.
+
+    Part i has the examples i, i + parts, i + 2 parts, …: as many of each device.
+    """
+    small = {name: array for name, array in batch.items() if name != "image"}
+    of_part = jax.tree.map(
+        lambda array: array.reshape(-1, parts, *array.shape[1:]).swapaxes(0, 1), (images, small)
+    )
+
+    def run(carried: Any, given: Any):
+        total, batch_stats = carried
+        index, (images, batch) = given
+        dropout = jax.random.fold_in(dropout_key(key), index)
+        gradients, (metrics, batch_stats) = gradients_of(
+            state.params, batch_stats, dropout, images, batch
+        )
+        return (jax.tree.map(jnp.add, total, gradients), batch_stats), metrics
+
+    start = jax.tree.map(jnp.zeros_like, state.params), state.batch_stats
+    (total, batch_stats), metrics = jax.lax.scan(run, start, (jnp.arange(parts), of_part))
+    mean = jax.tree.map(lambda gradient: gradient / parts, total)
+    return mean, (jax.tree.map(lambda values: values.mean(0), metrics), batch_stats)
 
 
 def make_predict(

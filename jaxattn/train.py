@@ -50,7 +50,11 @@ from jaxattn.errors import invalid, unknown
 from jaxattn.models import registry as models
 from jaxattn.progress import Meter
 from jaxattn.runtime import devices, distributed
+from jaxattn.runtime.stepper import Stepper
 from jaxattn.state import TrainState
+
+#: What the backward pass recomputes.
+REMAT = ("none", "blocks")
 
 
 class Training(NamedTuple):
@@ -151,6 +155,8 @@ def setup(config: ConfigDict, mesh: Mesh | None = None) -> Training:
         seed=config.seed,
         ema_decay=config.ema_decay,
         skip_nonfinite=config.skip_nonfinite > 0,
+        accumulate=config.accumulate_steps,
+        remat=config.remat == "blocks",
     )
     return Training(
         config=config,
@@ -202,7 +208,7 @@ def train(
             contextlib.closing(run_dir.Log(folder, step, progress.validated)) as log,
             record.session(folder, _facts(run, train_state), step) as entry,
         ):
-            complete = _loop(run, train_state, progress, saved, log, stop)
+            complete = _loop(run, folder, train_state, progress, saved, log, stop)
             entry["last_step"] = saved.latest
             return complete
 
@@ -245,6 +251,7 @@ def _start(run: Training) -> tuple[TrainState, dict[str, Any]]:
 
 def _loop(
     run: Training,
+    folder: Path,
     state: TrainState,
     progress: Progress,
     saved: Checkpoints,
@@ -255,7 +262,10 @@ def _loop(
     if step and jax.process_index() == 0:
         print(f"resuming at step {step} of {run.total_steps}", flush=True)
     watch = finite.Watch(run.dataset, run.sampler, config.skip_nonfinite, progress.skipped)
-    with Meter(run.total_steps, step, config.batch_size) as meter:
+    with (
+        Meter(run.total_steps, step, config.batch_size) as meter,
+        Stepper(run.step, config, run.mesh.local_devices[0], folder / run_dir.PROFILE) as take,
+    ):
         keep = _Keeper(run, saved, log, meter, watch)
         if not progress.validated:  # stopped while it was
             progress = keep.validate(state, progress)
@@ -265,7 +275,7 @@ def _loop(
             if stop(step):
                 keep.save(state, progress, passing=True)
                 return False
-            state, measured = run.step(state, run.loader.data, batch)
+            state, measured = take(state, run.loader.data, batch)
             signals.hold()
             watch.add(step, measured)
             meter.count(measured)
@@ -353,6 +363,12 @@ def _check(config: ConfigDict) -> None:
         if config[field] < 1:
             raise invalid(field, "at least 1", config[field])
     devices.check_batch_size("batch_size", config.batch_size)
+    if config.remat not in REMAT:
+        raise unknown("remat", config.remat, REMAT)
+    shares = config.batch_size // jax.device_count()
+    if config.accumulate_steps < 1 or shares % config.accumulate_steps:
+        expected = f"a divisor of the {shares} images of a device"
+        raise invalid("accumulate_steps", expected, config.accumulate_steps)
 
 
 def _mean(pending: list[dict[str, jax.Array]]) -> dict[str, float]:

@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from ml_collections import ConfigDict
 
 from jaxattn import evaluate, steps, train
 from jaxattn.data.augment import Augmentation
 from jaxattn.data.crops import Crops
 from jaxattn.data.preprocess import make_training_preprocess
+from jaxattn.errors import InputError
 from jaxattn.losses import CrossEntropy, Loss, MapDice
 from jaxattn.runtime import devices
 from jaxattn.state import create
@@ -41,7 +43,8 @@ def hand_batch():
 
 
 def linear_step(optimizer, weights, **options):
-    state = create(jax.random.key(0), Linear(), optimizer, (4, 4, 3), ema=bool(options))
+    ema = options.get("ema_decay", 0) > 0
+    state = create(jax.random.key(0), Linear(), optimizer, (4, 4, 3), ema=ema)
     step = steps.make_train_step(
         Linear(),
         optimizer,
@@ -73,6 +76,75 @@ def test_one_step_by_hand():
     np.testing.assert_allclose(after["kernel"], kernel - 0.5 * x.T @ gradient, atol=1e-6)
     np.testing.assert_allclose(after["bias"], bias - 0.5 * gradient.sum(0), atol=1e-6)
     assert int(state.step) == 1
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_parts_of_a_batch_give_its_gradient(parts):
+    """The mean over equal parts is the mean over the batch; three steps, with an EMA."""
+    results = []
+    for accumulate in (1, parts):
+        weights = np.array([1.0, 5.0, 1.0], np.float32)
+        state, step = linear_step(optax.sgd(0.5), weights, ema_decay=0.3, accumulate=accumulate)
+        for _ in range(3):
+            state, metrics = step(state, {}, hand_batch())
+        results.append((state, metrics))
+    chex.assert_trees_all_close(*results, rtol=1e-5)
+
+
+class Normed(nn.Module):
+    """Softmax regression on the normalised mean pixel."""
+
+    @nn.compact
+    def __call__(self, images, *, train: bool):
+        x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(images.mean((1, 2)))
+        return nn.Dense(3)(x), {}
+
+
+def test_each_part_of_a_batch_has_its_own_statistics():
+    """Two parts by hand, of every second example: their running means, one after the other."""
+    optimizer = optax.sgd(0.5)
+    state = create(jax.random.key(0), Normed(), optimizer, (4, 4, 3))
+    given = jax.device_get(state)
+    preprocess = make_training_preprocess(Augmentation(), Crops(), "unit")
+    loss = Loss(weighted(np.ones(3, np.float32)))
+    step = steps.make_train_step(
+        Normed(), optimizer, preprocess, loss, devices.mesh(), seed=0, accumulate=2
+    )
+    batch = hand_batch()
+    state, _ = step(state, {}, batch)
+    x = (batch["image"] / 255).mean((1, 2)).astype(np.float32)
+    mean, gradients = np.zeros(3), []
+    for part in (slice(0, None, 2), slice(1, None, 2)):
+        mean = 0.9 * mean + 0.1 * x[part].mean(0)
+        centred = (x[part] - x[part].mean(0)) / np.sqrt(x[part].var(0) + 1e-5)
+        logits = centred @ given.params["Dense_0"]["kernel"]
+        p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        gradients.append(centred.T @ (p - np.eye(3)[batch["label"][part]]) / 4)
+    np.testing.assert_allclose(state.batch_stats["BatchNorm_0"]["mean"], mean, rtol=1e-5)
+    wanted = given.params["Dense_0"]["kernel"] - 0.5 * np.mean(gradients, 0)
+    np.testing.assert_allclose(state.params["Dense_0"]["kernel"], wanted, atol=1e-5)
+
+
+def test_recomputing_blocks_changes_memory_and_no_result(tiny_config):
+    tiny_config.model = ConfigDict({"name": "densenet_small"})
+    results, memory = [], []
+    for remat in ("none", "blocks"):
+        tiny_config.remat = remat
+        built = train.setup(tiny_config)
+        batch = next(built.loader.training(built.sampler, 0, 1))
+        state = built.init()
+        compiled = built.step.lower(state, built.loader.data, batch).compile()
+        memory.append(compiled.memory_analysis().temp_size_in_bytes)
+        results.append(compiled(state, built.loader.data, batch))
+    chex.assert_trees_all_close(*results, rtol=1e-4, atol=1e-5)
+    assert memory[1] < 0.8 * memory[0]
+
+
+@pytest.mark.parametrize(("field", "value"), [("remat", "block"), ("accumulate_steps", 3)])
+def test_ways_to_save_memory_are_checked(tiny_config, field, value):
+    tiny_config[field] = value
+    with pytest.raises(InputError, match=field):
+        train.setup(tiny_config)
 
 
 def test_the_step_is_traced_once():

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from jaxattn.convert.keras_order import Layer, Network
@@ -24,6 +25,9 @@ from jaxattn.errors import InputError, invalid, unknown
 from jaxattn.ops import pool
 from jaxattn.ops.cpu.no_fuse import no_fuse
 from jaxattn.registry import Registry
+
+#: What endpoints are called for ``jax.checkpoint``.
+ENDPOINT = "endpoint"
 
 
 class Backbone(nn.Module):
@@ -102,7 +106,7 @@ class Endpoints:
         """Records an endpoint; returns what the network goes on with."""
         if name in self._backbone.skip:
             return self.x
-        x = no_fuse(x)
+        x = checkpoint_name(no_fuse(x), ENDPOINT)
         if 0 in x.shape:
             size = "{} x {}".format(*self._size)
             raise invalid("images", f"larger ones ({name!r} is empty)", size)
