@@ -468,7 +468,7 @@ def aot(result: Row) -> str:
         "": model,
         "target": "{devices} × {target}",
         "images each": "{batch}, {dtype}",
-        "compiling, CPU s": "{compile:.0f}",
+        "compiling, CPU s": lambda row: f"{row['compile']:.0f}" if row["compile"] else "–",
         "memory, GB": lambda row: f"{row['memory'] / 1e9:.1f}",
         "TFLOP": lambda row: f"{row['flops'] / 1e12:.2f}",
         "GB": lambda row: f"{row['bytes'] / 1e9:.1f}",
