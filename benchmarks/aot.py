@@ -233,8 +233,10 @@ def run(
         accumulate: Parts of a batch that run one after the other.
         programs: Folder to write the optimised programs to.
     """
-    case = ("model", "target", "batch", "dtype", "devices", "size", "resident", "remat")
-    case += ("accumulate",)
+    case = (
+        *("model", "target", "batch", "dtype", "devices", "size", "resident"),
+        *("remat", "accumulate"),
+    )
     rows: list[dict[str, Any]] = []
     for model in models:
         for target in targets:

@@ -165,7 +165,7 @@ def augment(
     rows, columns = _coordinates(affine(moves), height, width)
     pixels = lax.platform_dependent(
         *(images, rows, columns),
-        tpu=lambda *arrays: warp(*arrays, ranges.stretch) / 255.0,
+        tpu=lambda images, rows, columns: warp(images, rows, columns, ranges.stretch) / 255.0,
         default=lambda images, *places: bilinear(images.astype(jnp.float32) / 255.0, *places),
     )
     if masks is not None:

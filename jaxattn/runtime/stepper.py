@@ -31,7 +31,7 @@ class Stepper:
 
         Args:
             step: The jitted function.
-            config: ``batch_size``, which errors name, and ``profile``, the number of steps to trace.
+            config: ``batch_size``, which errors name, and ``profile``: how many steps to trace.
             device: One of the devices.
             folder: Of the trace.
         """

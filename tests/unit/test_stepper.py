@@ -12,7 +12,6 @@ from jaxattn.errors import InputError
 from jaxattn.runtime.stepper import Stepper
 
 
-
 def stepper(step, batch_size=8, profile=0, folder=Path("profile")):
     config = ConfigDict({"batch_size": batch_size, "profile": profile})
     return Stepper(step, config, jax.devices()[0], folder)
