@@ -26,6 +26,10 @@ def tent(distance: Array) -> Array:
     return jnp.maximum(0.0, 1.0 - jnp.abs(distance))
 
 
+def _count(length: int) -> Float[Array, "1 1 length"]:
+    return jnp.arange(length, dtype=jnp.float32)[None, None]
+
+
 def warp(
     images: UInt8[Array, "B H W C"],
     rows: Float[Array, "B H W"],
@@ -58,13 +62,13 @@ def warp(
             for each, side, length in zip(places, (height, width), window, strict=True)
         ]
         cut_rows, cut_columns = (
-            (start + jnp.arange(length))[..., None] == jnp.arange(side)
+            (start + _count(length)[0])[..., None] == _count(side)
             for start, length, side in zip(first, window, (height, width), strict=True)
         )
         cut = jnp.einsum("bih,bchw->bciw", cut_rows.astype(planes.dtype), planes)
         cut = jnp.einsum("bciw,bjw->bcij", cut, cut_columns.astype(planes.dtype))
         of_rows, of_columns = (
-            weights((place - start)[..., None] - jnp.arange(length))
+            weights((place - start)[..., None] - _count(length))
             for place, start, length in zip(places, first, window, strict=True)
         )
         between = jnp.einsum(
