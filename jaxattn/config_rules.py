@@ -229,6 +229,9 @@ def rules() -> Mapping[str, Rule]:
         "cpu_devices": whole(1, 1024),
         "log_every_steps": whole(1),
         "checkpoint_every_steps": whole(0),
+        "accumulate_steps": whole(1),
+        "remat": choice("none", "blocks"),
+        "profile": whole(0),
     }
 
 

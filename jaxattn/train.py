@@ -53,9 +53,6 @@ from jaxattn.runtime import devices, distributed
 from jaxattn.runtime.stepper import Stepper
 from jaxattn.state import TrainState
 
-#: What the backward pass recomputes.
-REMAT = ("none", "blocks")
-
 
 class Training(NamedTuple):
     """What the training loop needs, made of a config by `setup`.
@@ -363,10 +360,8 @@ def _check(config: ConfigDict) -> None:
         if config[field] < 1:
             raise invalid(field, "at least 1", config[field])
     devices.check_batch_size("batch_size", config.batch_size)
-    if config.remat not in REMAT:
-        raise unknown("remat", config.remat, REMAT)
     shares = config.batch_size // jax.device_count()
-    if config.accumulate_steps < 1 or shares % config.accumulate_steps:
+    if shares % config.accumulate_steps:
         expected = f"a divisor of the {shares} images of a device"
         raise invalid("accumulate_steps", expected, config.accumulate_steps)
 
