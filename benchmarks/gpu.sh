@@ -5,8 +5,7 @@
 #
 # Each benchmark is stopped after its share of the time; what it has written stays. Missing packages
 # are installed from the wheels in the folder wheels/, if it exists, and peers that are not
-# installed are left out. PYTHON names another interpreter. TOY=1 runs the same commands at toy size,
-# in minutes on a CPU.
+# installed are left out. PYTHON names another interpreter.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 python=${PYTHON:-python3}
@@ -23,24 +22,18 @@ if ! "$python" -c 'import importlib.metadata as m; m.version("jaxattn")' 2>/dev/
         > jaxattn.egg-info/PKG-INFO
 fi
 
-# share SECONDS "ARGUMENTS FOR TOYS" BENCHMARK ARGUMENTS...
+# share SECONDS BENCHMARK ARGUMENTS...
 share() {
-    local seconds=$1 toy=$2 status=0
-    shift 2
-    # shellcheck disable=SC2086  # several arguments; the last of a kind counts
-    [ -z "${TOY:-}" ] || { set -- "$@" $toy; seconds=600; }
+    local seconds=$1 status=0
+    shift
     echo "== $*"
     timeout --kill-after=5 "$seconds" "$python" -m "benchmarks.$1" "${@:2}" || status=$?
     [ "$status" -eq 0 ] || echo "== status $status (124: out of time)"
 }
 
 shapes=28x28x512x16,8x8x192x16,7x7x2048x16,28x28x128x16,8x8x2080x16,7x7x128x16,12x12x160x16,8x8x512x12
-share 140 '--batches=2 --dtypes=float32 --shapes=4x4x12x3 --repeats=1' \
-    attention_kernel --batches=256,16 --dtypes=bfloat16,float32 --shapes="$shapes"
-share 200 '--models=koefler_cnn_sa --batches=2 --size=75 --peers= --repeats=1' \
-    train_step --models=resnet50,resnet50_sa,irv2_sa --dtypes=bfloat16
-share 75 '--images=16 --drawn_height=96 --small=64 --size=32 --batch=8 --batches=2 --repeats=1
-    --step_size=32 --width=8 --steps=2' input_pipeline
-share 40 '--devices=1,2 --batch=8 --per_device=4 --size=32 --width=8 --repeats=1 --least_ms=1' scaling
-share 50 '--backbone=densenet_small --images=1 --size=32 --steps=1 --rounds=1 --nopytorch' \
-    patch_throughput --dtype=bfloat16 --pytorch
+share 140 attention_kernel --batches=256,16 --dtypes=bfloat16,float32 --shapes="$shapes"
+share 200 train_step --models=resnet50,resnet50_sa,irv2_sa --dtypes=bfloat16
+share 75 input_pipeline
+share 40 scaling
+share 50 patch_throughput --dtype=bfloat16 --pytorch
