@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from jaxattn import cli, metrics, predictions, run_dir, uncertainty
+from jaxattn import cli, metrics, run_dir
 from jaxattn.data import splits
 from jaxattn.errors import invalid
-from jaxattn.predictions import Predictions
+from jaxattn.evaluation import predictions, uncertainty
+from jaxattn.evaluation.predictions import Predictions
 
 #: The command line takes folders, not only flags.
 POSITIONAL = True
@@ -116,7 +117,7 @@ def compare(
         - ``first`` and ``second``; every difference is second minus first;
         - ``measures``: of each of ``MEASURES``, ``difference``, ``interval`` and ``p`` of the
           bootstrap over lesions;
-        - ``mcnemar``: see `jaxattn.uncertainty.McNemar`;
+        - ``mcnemar``: see `jaxattn.evaluation.uncertainty.McNemar`;
         - ``auc``: of each class ``difference``, ``interval``, ``p`` by DeLong over lesions, and
           ``p_holm``, corrected over the classes of all pairs.
     """

@@ -1,6 +1,6 @@
 """Evaluates a run: ``python -m jaxattn.evaluate --run=runs/ham_irv2``."""
 
-from jaxattn import signals
+from jaxattn.runtime import signals
 
 if __name__ == "__main__":
     signals.install()  # before the imports below, which take seconds
@@ -22,24 +22,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from jaxattn import (
-    calibration,
-    checkpoints,
-    cli,
-    files,
-    gallery,
-    lock,
-    map_agreement,
-    metrics,
-    operating_points,
-    predictions,
-    reference_results,
-    run_dir,
-    runtime,
-    steps,
-    subgroups,
-    uncertainty,
-)
+from jaxattn import checkpoints, cli, files, metrics, reference_results, run_dir, runtime, steps
 from jaxattn import config as configs
 from jaxattn.data import duplicates, leaks, load, preprocess, splits
 from jaxattn.data.crops import Crops
@@ -47,9 +30,18 @@ from jaxattn.data.dataset import Dataset, height_width
 from jaxattn.data.loaders import Loader
 from jaxattn.data.splits import Split
 from jaxattn.errors import invalid, unknown
+from jaxattn.evaluation import (
+    calibration,
+    gallery,
+    map_agreement,
+    operating_points,
+    predictions,
+    subgroups,
+    uncertainty,
+)
+from jaxattn.evaluation.predictions import Predictions
 from jaxattn.models import registry as models
-from jaxattn.predictions import Predictions
-from jaxattn.runtime import devices
+from jaxattn.runtime import devices, lock
 from jaxattn.saliency import ClassActivation
 from jaxattn.state import Variables
 
@@ -268,10 +260,10 @@ def measure(config: ConfigDict, found: Predictions, chosen_on: Predictions) -> d
 
     Returns:
         ``metrics`` (`jaxattn.metrics.classification`), ``intervals`` of them
-        (`jaxattn.uncertainty.intervals`), ``target`` (`jaxattn.metrics.detection` of
+        (`jaxattn.evaluation.uncertainty.intervals`), ``target`` (`jaxattn.metrics.detection` of
         ``config.target_class``, {} without), ``operating_points`` chosen on validation
-        (`jaxattn.operating_points.measure`), ``temperature`` fitted there and what it does to the
-        calibration, and ``subgroups`` (`jaxattn.subgroups.measure`).
+        (`jaxattn.evaluation.operating_points.measure`), ``temperature`` fitted there and what it
+        does to the calibration, and ``subgroups`` (`jaxattn.evaluation.subgroups.measure`).
     """
     options = config.evaluation
     at = {"sensitivity": options.sensitivity, "specificity": options.specificity}
@@ -534,7 +526,7 @@ def _temperature(found: Predictions, chosen_on: Predictions) -> dict[str, Any]:
 
 
 def maps_measured(run: Opened, rows: Int[np.ndarray, " n"], maps: Maps) -> dict[str, Any]:
-    """``map_agreement``, see `jaxattn.map_agreement.measure`, and its mean Jaccard indices."""
+    """``map_agreement``, see `jaxattn.evaluation.map_agreement.measure`, and Jaccard indices."""
     crops = Crops(**run.config.crops)
     resamples = run.config.evaluation.resamples
     found = map_agreement.measure(run.dataset, crops, rows, maps, resamples)
@@ -581,7 +573,7 @@ def main(argv: list[str]) -> None:
     runtime.setup(run_dir.read_config(folder).cpu_devices)
     out = Path(given.out) if given.out else None
     settings = config_flags.get_override_values(given["evaluation"])
-    from jaxattn import external  # it builds on this module
+    from jaxattn.evaluation import external
 
     if given.classes or external.is_other(folder, given.data_dir):
         external.evaluate_on(

@@ -12,11 +12,12 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float
 
-from jaxattn import cli, files, gallery, overlays
+from jaxattn import cli, files, overlays
 from jaxattn.compare import names
 from jaxattn.data.crops import Crops, corners
 from jaxattn.data.dataset import height_width
 from jaxattn.errors import invalid
+from jaxattn.evaluation import gallery
 from jaxattn.registry import Registry
 from jaxattn.report import loading
 from jaxattn.report.loading import Run

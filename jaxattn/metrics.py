@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from jaxattn import calibration, reference_results
+from jaxattn import reference_results
 from jaxattn.errors import invalid
+from jaxattn.evaluation import calibration
 
 MEASURES = ("precision", "recall", "f1", "auc")
 """The per-class measures of the papers, in the order of tables."""
@@ -86,7 +87,7 @@ def classification(
       ISIC 2024 challenge's measure; 0.02 at random;
     - sensitivity_at_specificity = largest sensitivity of a threshold whose specificity is
       ``specificity`` or more; specificity_at_sensitivity, the reverse. Both thresholds are chosen
-      on these very labels: see `jaxattn.operating_points` for thresholds chosen elsewhere.
+      on these very labels; `jaxattn.evaluation.operating_points` has thresholds chosen elsewhere.
 
     The last five are None unless there are examples both of the class and of others, and so is
     specificity. A class without examples has None for all, is left out of averages and is listed
@@ -114,7 +115,7 @@ def classification(
           al. 2019, equation 1).
         - ``specificity``: mean over these classes of TN / (TN + FP) (their MC-specificity); None
           if all examples are of one class.
-        - ``calibration``: see `jaxattn.calibration.measure`.
+        - ``calibration``: see `jaxattn.evaluation.calibration.measure`.
         - ``confusion``: {classes, counts}; ``counts[truth][prediction]`` in the order of
           ``classes``.
         - ``absent_classes``: names of the classes without examples.
@@ -282,7 +283,7 @@ def table(
         metrics: From `classification`.
         reference: A paper's result, from `jaxattn.reference_results`, to show beside each number;
             ``-`` where it reports none.
-        intervals: From `jaxattn.uncertainty.intervals`, to show for the aggregates.
+        intervals: From `jaxattn.evaluation.uncertainty.intervals`, to show for the aggregates.
 
     Returns:
         Lines of equal column widths without a trailing newline.

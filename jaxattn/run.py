@@ -16,12 +16,13 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from ml_collections import ConfigDict
 
-from jaxattn import calibration, checkpoints, evaluate, metrics, run_dir, saliency
+from jaxattn import checkpoints, evaluate, metrics, run_dir, saliency
 from jaxattn.data import images as decoding
 from jaxattn.data.crops import Crops
 from jaxattn.data.dataset import height_width
 from jaxattn.data.loaders import MAX_THREADS
 from jaxattn.errors import InputError, invalid
+from jaxattn.evaluation import calibration
 from jaxattn.models import registry as models
 from jaxattn.runtime import devices
 from jaxattn.state import Variables
@@ -169,7 +170,7 @@ def load_run(
 
 
 def calibrated_step(step: Callable[..., Any], temperature: float) -> Callable[..., Any]:
-    """A prediction step whose probabilities are scaled, see `jaxattn.calibration.scale`."""
+    """A prediction step whose probabilities `jaxattn.evaluation.calibration.scale` has scaled."""
 
     def scaled(*given: Any) -> tuple[jax.Array, Any]:
         probabilities, maps = step(*given)

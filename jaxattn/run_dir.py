@@ -17,11 +17,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxattn import config as configs
-from jaxattn import files, lock, reading
+from jaxattn import files, reading
 from jaxattn.data import fingerprint, splits
 from jaxattn.data.dataset import Dataset
 from jaxattn.errors import InputError, invalid
 from jaxattn.files import write_json as write_json  # of the files below
+from jaxattn.runtime import lock
 
 CONFIG = "config.json"
 SPLIT = "split.csv"

@@ -3,7 +3,7 @@
 The same command run again resumes where it stopped, bit for bit.
 """
 
-from jaxattn import signals
+from jaxattn.runtime import signals
 
 if __name__ == "__main__":
     signals.install()  # before the imports below, which take seconds
@@ -23,18 +23,7 @@ from absl import flags
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jaxattn import (
-    cli,
-    evaluate,
-    finite,
-    losses,
-    optimizers,
-    pretrained,
-    record,
-    run_dir,
-    runtime,
-    steps,
-)
+from jaxattn import cli, evaluate, losses, optimizers, pretrained, record, run_dir, runtime, steps
 from jaxattn import config as configs
 from jaxattn import state as states
 from jaxattn.checkpoints import Checkpoints
@@ -48,8 +37,8 @@ from jaxattn.data.splits import Split
 from jaxattn.early_stopping import Progress
 from jaxattn.errors import invalid, unknown
 from jaxattn.models import registry as models
-from jaxattn.progress import Meter
-from jaxattn.runtime import devices, distributed
+from jaxattn.runtime import devices, distributed, finite
+from jaxattn.runtime.progress import Meter
 from jaxattn.runtime.stepper import Stepper
 from jaxattn.state import TrainState
 

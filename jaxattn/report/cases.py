@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxattn import gallery, map_agreement, overlays, reference_results
+from jaxattn import overlays, reference_results
+from jaxattn.evaluation import gallery, map_agreement
+from jaxattn.evaluation.predictions import class_index
 from jaxattn.metrics import number
-from jaxattn.predictions import class_index
 from jaxattn.report import charts
 from jaxattn.report.loading import EVALUATE, Run
 

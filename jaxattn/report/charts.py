@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from jaxattn import overlays
-from jaxattn.predictions import Predictions
+from jaxattn.evaluation.predictions import Predictions
 
 INK, GRID, FAINT, ACCENT, SECOND = "#1f2933", "#e4e7eb", "#9aa5b1", "#1b6ca8", "#c4572e"
 

@@ -11,9 +11,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxattn import config as configs
-from jaxattn import config_rules, predictions
+from jaxattn import config_rules
 from jaxattn.errors import InputError, invalid
-from jaxattn.predictions import Predictions
+from jaxattn.evaluation import predictions
+from jaxattn.evaluation.predictions import Predictions
 from jaxattn.reading import Node, parse_json, read_csv, read_json, reading
 from jaxattn.report import evaluation as checks
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jaxattn import external
+from jaxattn.evaluation import external
 from jaxattn.metrics import number
 from jaxattn.reading import reading
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from jaxattn import uncertainty
+from jaxattn.evaluation import uncertainty
 
 
 @pytest.mark.parametrize(("clustered", "covers"), [(True, True), (False, False)])

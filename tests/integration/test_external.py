@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxattn import evaluate, external, report, train
+from jaxattn import evaluate, report, train
 from jaxattn.data.sources import image_folder
 from jaxattn.data.tfds import writer
 from jaxattn.errors import InputError
+from jaxattn.evaluation import external
 
 
 def picture(seed):

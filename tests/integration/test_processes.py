@@ -13,7 +13,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxattn import checkpoints, run_dir, signals
+from jaxattn import checkpoints, run_dir
+from jaxattn.runtime import signals
 
 ROOT = Path(__file__).parents[2]
 SMALL = (

@@ -7,9 +7,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxattn import config as configs
-from jaxattn import evaluate, gallery, map_agreement, predictions, run_dir
+from jaxattn import evaluate, run_dir
 from jaxattn.data import leaks, load
 from jaxattn.data.crops import Crops
+from jaxattn.evaluation import gallery, map_agreement, predictions
 
 
 def make_evaluated(folder: Path, strength: float = 2.0, seed: int = 0, images: int = 210) -> Path:

@@ -6,9 +6,10 @@ import pytest
 import scipy.stats
 import sklearn.metrics
 
-from jaxattn import compare, predictions
+from jaxattn import compare
 from jaxattn.errors import InputError
-from jaxattn.predictions import Predictions
+from jaxattn.evaluation import predictions
+from jaxattn.evaluation.predictions import Predictions
 
 NAMES = ("a", "b", "c")
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from jaxattn import files, lock
+from jaxattn import files
 from jaxattn.errors import InputError
+from jaxattn.runtime import lock
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -94,7 +95,7 @@ def test_a_plain_path_leads_to_the_same_folder(tmp_path, name):
 
 HOLD = """
 import pathlib, sys
-from jaxattn import lock
+from jaxattn.runtime import lock
 with lock.hold(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -19,15 +19,16 @@ from absl import logging
 from jaxtyping import Bool
 from ml_collections import ConfigDict
 
-from jaxattn import checkpoints, evaluate, gallery, metrics, predictions, reference_results, run_dir
+from jaxattn import checkpoints, evaluate, metrics, reference_results, run_dir
 from jaxattn.data import class_mapping, duplicates, hashes, splits
 from jaxattn.data.class_mapping import ClassMapping
 from jaxattn.data.dataset import Dataset
 from jaxattn.data.loaders import Loader
 from jaxattn.data.tables import read_table
 from jaxattn.errors import InputError, invalid
+from jaxattn.evaluation import gallery, predictions
+from jaxattn.evaluation.predictions import Predictions
 from jaxattn.models import registry as models
-from jaxattn.predictions import Predictions
 from jaxattn.runtime import devices
 
 #: Ids that mean the same in every data set: those of the ISIC archive and its contributors. Other

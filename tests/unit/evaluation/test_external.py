@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from jaxattn import external
 from jaxattn.data import class_mapping
 from jaxattn.errors import InputError
+from jaxattn.evaluation import external
 
 HAM = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 ISIC2019 = ("ak", "bcc", "bkl", "df", "mel", "nv", "scc", "vasc", "unk")

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from jaxattn import signals
+from jaxattn.runtime import signals
 
 ROOT = Path(__file__).parents[2]
 
 #: Computes in C, as a compilation does: no bytecode runs, so a Python handler would wait for ever.
 PROGRAM = """
 import hashlib, time
-from jaxattn import signals
+from jaxattn.runtime import signals
 signals.install()
 signals.describe("the same command resumes")
 def finish(): print("finished", flush=True)

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from jaxattn import predictions
 from jaxattn.errors import InputError
-from jaxattn.predictions import Predictions
+from jaxattn.evaluation import predictions
+from jaxattn.evaluation.predictions import Predictions
 
 
 def test_what_is_written_is_read_back_bit_for_bit(tmp_path, make_dataset):

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from jaxattn import map_agreement, train
+from jaxattn import train
 from jaxattn.data.crops import Crops
+from jaxattn.evaluation import map_agreement
 
 
 @pytest.mark.parametrize("crop", [0, 20])

@@ -13,7 +13,7 @@ from jaxattn import files, overlays
 from jaxattn.data import leaks, load
 from jaxattn.data.crops import Crops
 from jaxattn.data.dataset import Dataset, height_width
-from jaxattn.predictions import METADATA, Predictions
+from jaxattn.evaluation.predictions import METADATA, Predictions
 
 #: Longest side of a picture, pixels.
 LONGEST = 600

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from jaxattn import uncertainty
-from jaxattn.predictions import Predictions
+from jaxattn.evaluation import uncertainty
+from jaxattn.evaluation.predictions import Predictions
 
 #: A subgroup of fewer images says little: it is marked.
 FEW = 30

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from jaxattn import metrics, operating_points, subgroups
-from jaxattn.predictions import Predictions
+from jaxattn import metrics
+from jaxattn.evaluation import operating_points, subgroups
+from jaxattn.evaluation.predictions import Predictions
 
 
 def make(scores, positive, lesions=None, **metadata):

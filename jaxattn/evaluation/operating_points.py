@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from jaxattn import metrics, uncertainty
-from jaxattn.predictions import Predictions
+from jaxattn import metrics
+from jaxattn.evaluation import uncertainty
+from jaxattn.evaluation.predictions import Predictions
 
 MEASURES = ("recall", "specificity", "precision", "npv")
 

@@ -5,8 +5,9 @@ import pytest
 import scipy.stats
 import sklearn.metrics
 
-from jaxattn import metrics, uncertainty
-from jaxattn.predictions import Predictions
+from jaxattn import metrics
+from jaxattn.evaluation import uncertainty
+from jaxattn.evaluation.predictions import Predictions
 
 
 def make(labels, probabilities, lesions=None, names=None):

@@ -6,8 +6,8 @@ import pytest
 import sklearn.metrics
 from sklearn.calibration import calibration_curve
 
-from jaxattn import calibration
 from jaxattn.errors import InputError
+from jaxattn.evaluation import calibration
 from jaxattn.run import calibrated_step
 
 

@@ -7,9 +7,10 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from PIL import Image
 
-from jaxattn import metrics, overlays, uncertainty
+from jaxattn import metrics, overlays
 from jaxattn.data.crops import Crops
 from jaxattn.data.dataset import Dataset
+from jaxattn.evaluation import uncertainty
 
 MEASURES = ("jaccard", "pointing_game", "share_inside")
 

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jaxattn import calibration
+from jaxattn.evaluation import calibration
+from jaxattn.evaluation.predictions import Predictions
 from jaxattn.metrics import FURTHER, LEAST_SENSITIVITY, MEASURES
-from jaxattn.predictions import Predictions
 
 RESAMPLES = 10_000
 LEVEL = 0.95

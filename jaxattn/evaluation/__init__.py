@@ -1,0 +1,1 @@
+"""What is computed from predictions: intervals, calibration, subgroups, agreement with masks."""
