@@ -10,9 +10,9 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
+from jaxattn import signals
 from jaxattn.errors import InputError, invalid, unknown
 from jaxattn.files import MACHINE_ERRORS, expanded
-from jaxattn.runtime import signals
 
 #: Modules with ``define_flags()`` and ``main(argv)``, by command; ``POSITIONAL`` if true.
 COMMANDS = {
@@ -149,7 +149,7 @@ def run_main(main: Callable[[list[str]], int | None], positional: bool = False) 
 
     An `InputError` prints as ``error: ...`` on stderr with exit status 2, and so does what the
     machine refuses: a full disk, a read-only folder. Ctrl-C exits with 130, or where
-    `jaxattn.runtime.signals` is installed with `signals.STOPPED`.
+    `jaxattn.signals` is installed with `signals.STOPPED`.
     """
 
     def guarded(argv: list[str]) -> int:

@@ -5,7 +5,7 @@ summary is that of the tables of Gessert et al. 2019: mean ± standard deviation
 each measure on the test part, which is the same for all folds.
 """
 
-from jaxattn.runtime import signals
+from jaxattn import signals
 
 if __name__ == "__main__":
     signals.install()  # before the imports below, which take seconds

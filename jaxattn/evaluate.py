@@ -1,6 +1,6 @@
 """Evaluates a run: ``python -m jaxattn.evaluate --run=runs/ham_irv2``."""
 
-from jaxattn.runtime import signals
+from jaxattn import signals
 
 if __name__ == "__main__":
     signals.install()  # before the imports below, which take seconds

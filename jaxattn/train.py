@@ -3,7 +3,7 @@
 The same command run again resumes where it stopped, bit for bit.
 """
 
-from jaxattn.runtime import signals
+from jaxattn import signals
 
 if __name__ == "__main__":
     signals.install()  # before the imports below, which take seconds
@@ -382,7 +382,7 @@ def main(argv: list[str]) -> int:
         The exit status: `signals.STOPPED` if a signal stopped it and there is more to do.
     """
     del argv
-    config, folder = flags.FLAGS.config, cli.workdir()
+    config, folder = configs.resolved(flags.FLAGS.config), cli.workdir()
     signals.describe(f"the same command resumes {folder}")
     with distributed.joined(flags.FLAGS.distributed):
         runtime.setup(config.cpu_devices, flags.FLAGS.deterministic)

@@ -196,13 +196,14 @@ def draw(key: Key[Array, ""], count: int, height: int, width: int, ranges: Augme
     keys = jax.random.split(key, 6)
     uniform = lambda key, *shape: jax.random.uniform(key, (count, *shape), minval=-1.0)  # noqa: E731
     if ranges.resamples:
-        shift = jnp.array(ranges.shifts) * jnp.array([height, width]) * uniform(keys[2], 2)
+        largest = jnp.array(ranges.shifts, jnp.float32) * jnp.array([height, width], jnp.float32)
+        shift = largest[None] * uniform(keys[2], 2)
     else:
         whole = jnp.array(ranges.whole_shifts(height, width))
         shift = jax.random.randint(keys[2], (count, 2), -whole, whole + 1).astype(jnp.float32)
     flips = jnp.array([ranges.vertical_flip, ranges.horizontal_flip])
     return Moves(
-        flip=flips & (uniform(keys[3], 2) < 0),
+        flip=flips[None] & (uniform(keys[3], 2) < 0),
         turns=jax.random.randint(keys[5], (count,), 0, 4 if ranges.quarter_turns else 1),
         zoom=1.0 + ranges.zoom * uniform(keys[1], 2),
         shear=jnp.deg2rad(ranges.shear) * uniform(keys[4]),
@@ -252,7 +253,8 @@ def affine(moves: Moves) -> Float[Array, "B 2 3"]:
     """
     zero, one = jnp.zeros_like(moves.angle), jnp.ones_like(moves.angle)
     shear = _matrix(jnp.cos(moves.shear), zero, -jnp.sin(moves.shear), one)
-    turn = _rotation(jnp.deg2rad(90.0) * moves.turns) * jnp.where(moves.flip, -1.0, 1.0)[:, None]
+    turn = _rotation(jnp.deg2rad(90.0) * moves.turns.astype(jnp.float32))
+    turn *= jnp.where(moves.flip, -1.0, 1.0)[:, None]
     # TF32, the default of some GPUs, would move corners by a tenth of a pixel.
     with jax.default_matmul_precision("highest"):
         linear = shear @ (moves.zoom[..., None] * turn)
@@ -274,8 +276,8 @@ def _coordinates(
 ) -> tuple[Float[Array, "B H W"], Float[Array, "B H W"]]:
     """The row and column of the input for each pixel of the output."""
     centre = jnp.array([(height - 1) / 2, (width - 1) / 2])
-    y = jnp.arange(height)[:, None] - centre[0]
-    x = jnp.arange(width)[None, :] - centre[1]
+    y = jnp.arange(height, dtype=jnp.float32)[None, :, None] - centre[0]
+    x = jnp.arange(width, dtype=jnp.float32)[None, None] - centre[1]
     a = affine[..., None, None]
     rows = a[:, 0, 0] * y + a[:, 0, 1] * x + a[:, 0, 2] + centre[0]
     columns = a[:, 1, 0] * y + a[:, 1, 1] * x + a[:, 1, 2] + centre[1]
@@ -315,7 +317,10 @@ def bilinear(
     top, left = jnp.floor(rows).astype(jnp.int32), jnp.floor(columns).astype(jnp.int32)
     bottom = jnp.minimum(top + 1, arrays.shape[1] - 1)
     right = jnp.minimum(left + 1, arrays.shape[2] - 1)
-    down, across = (rows - top)[..., None], (columns - left)[..., None]
+    down, across = (
+        (place - first.astype(jnp.float32))[..., None]
+        for place, first in ((rows, top), (columns, left))
+    )
     upper = _read(arrays, top, left) * (1 - across) + _read(arrays, top, right) * across
     lower = _read(arrays, bottom, left) * (1 - across) + _read(arrays, bottom, right) * across
     return upper * (1 - down) + lower * down

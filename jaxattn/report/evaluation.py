@@ -1,6 +1,5 @@
 """Checks what an evaluation wrote, which may come from elsewhere: its numbers are numbers."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -100,13 +99,19 @@ def read_cases(path: Path) -> dict[str, np.ndarray] | None:
             str(path), f"arrays {', '.join(sorted(_CASES))}", f"none of {', '.join(absent)}"
         )
     n, size = len(np.atleast_1d(cases["image_id"])), cases["image"].shape[1:3]
-    known: Mapping[str, tuple[str, tuple[int, ...]]] = {
+    known: dict[str, tuple[str, tuple[int, ...]]] = {
         "image_id": ("U", (n,)),
         "image": ("u", (n, *size, 3)),
         "label": ("iu", (n,)),
         "prediction": ("iu", (n,)),
         "probability": ("f", (n,)),
+        "probabilities": ("f", (n, *cases.get("probabilities", np.empty(0)).shape[1:2])),
         "mask": ("ub", (n, *size)),
+    }
+    known |= {name: ("U", (n,)) for name in cases if name.startswith("metadata/")}
+    pictures = ("picture/", "picture_mask/")  # encoded files, read by Pillow
+    known |= {
+        name: ("u", (array.size,)) for name, array in cases.items() if name.startswith(pictures)
     }
     for name, array in cases.items():
         kinds, shape = known.get(name, ("f", (n, *array.shape[1:4])))

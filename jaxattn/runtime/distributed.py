@@ -14,8 +14,8 @@ from collections.abc import Iterator
 import jax
 from jax.experimental import multihost_utils
 
+from jaxattn import signals
 from jaxattn.errors import InputError, invalid
-from jaxattn.runtime import signals
 
 #: Variables of an explicit coordinator; JAX finds those of Slurm, Open MPI, Kubernetes and Cloud
 #: TPU by itself.

@@ -13,8 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxattn import checkpoints, run_dir
-from jaxattn.runtime import signals
+from jaxattn import checkpoints, run_dir, signals
 
 ROOT = Path(__file__).parents[2]
 SMALL = (

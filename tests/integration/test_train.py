@@ -13,12 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxattn import checkpoints, evaluate, losses, report, run_dir, train
+from jaxattn import checkpoints, evaluate, losses, report, run_dir, signals, train
 from jaxattn.checkpoints import Checkpoints
 from jaxattn.early_stopping import EarlyStopping
 from jaxattn.errors import InputError
 from jaxattn.evaluation import calibration, predictions
-from jaxattn.runtime import signals
 
 ROOT = Path(__file__).parents[2]
 

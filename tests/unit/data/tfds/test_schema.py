@@ -163,7 +163,7 @@ def test_records_are_those_that_protocol_buffers_read(out):
         ).SerializeToString(),
     ],
     # A map's entries are written in any order, so the bytes are no name for a test.
-    ids=["no message", "empty", "no bytes", "no image", "numbers for an image"],
+    ids=["one byte", "no message", "empty", "no bytes", "no image", "numbers for an image"],
 )
 def test_a_record_of_another_kind_is_named(out, record, monkeypatch):
     records = reader.load(out).records
