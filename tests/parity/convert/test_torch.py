@@ -221,7 +221,7 @@ def test_wrong_files(tmp_path):
     for name, content, message in (
         ("none.pth", None, "no such file"),
         ("bad.safetensors", b"abc", "a .safetensors file wanted"),
-        ("bad.pth", b"abc", "a state dict wanted"),
+        ("bad.pth", b"abc", "bad.pth: expected a file that torch.save wrote"),
     ):
         if content is not None:
             (tmp_path / name).write_bytes(content)
