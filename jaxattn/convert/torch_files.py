@@ -6,12 +6,15 @@ numbers, text and dense tensors are made of it; any other object becomes an `Opa
 """
 
 import collections
+import io
 import math
+import mmap
 import pickle
+import pickletools
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -73,8 +76,11 @@ def read(path: Path) -> Any:
     with reading(path, "a file that torch.save wrote"):
         if zipfile.is_zipfile(path):
             return _read_zip(path)
-        with path.open("rb") as file:
-            return _read_pickles(file)
+        with (
+            path.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+        ):
+            return _read_pickles(mapped)
 
 
 def _read_zip(path: Path) -> Any:
@@ -86,12 +92,11 @@ def _read_zip(path: Path) -> Any:
         order = f"{folder}byteorder"
         if order in archive.namelist() and archive.read(order) != b"little":
             raise ValueError("big-endian numbers")
-        with archive.open(names[0]) as file:
-            found = _Unpickler(file).load()
+        found = _Unpickler(io.BytesIO(archive.read(names[0]))).load()
         return _resolved(found, lambda storage: archive.read(f"{folder}data/{storage.key}"))
 
 
-def _read_pickles(file: BinaryIO) -> Any:
+def _read_pickles(file: mmap.mmap) -> Any:
     if _Unpickler(file).load() != _MAGIC:
         raise ValueError("another first number")
     _Unpickler(file).load()  # the version of the format
@@ -112,6 +117,12 @@ class _Unpickler(pickle.Unpickler):
     """Makes containers and descriptions of tensors, and calls nothing that a file names."""
 
     def __init__(self, file: Any):
+        # Python allocates as many places as the largest one that an object is put in for later.
+        start = file.tell()
+        puts = [place for code, place, _ in pickletools.genops(file) if code.name == "LONG_BINPUT"]
+        if max(puts, default=0) > file.tell() - start:
+            raise ValueError("more objects than bytes")
+        file.seek(start)
         super().__init__(file, encoding="utf-8")
         self.storages: dict[str, _Storage] = {}
 
