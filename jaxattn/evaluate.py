@@ -46,7 +46,6 @@ from jaxattn.saliency import ClassActivation
 from jaxattn.state import Variables
 
 FOLDER = "evaluation"
-DTYPES = ("float32", "bfloat16")
 #: Metrics of the validation part, which ``best`` and ``early_stopping.metric`` can name.
 METRICS = ("loss", "accuracy", "balanced_accuracy", "macro_auc")
 #: Further ones with ``config.target_class``.
@@ -198,7 +197,7 @@ def open_run(
     config.evaluation.update_from_flattened_dict(dict(settings or {}))
     config.dataset.data_dir = data_dir or config.dataset.data_dir
     configs.check_fields(config)
-    check(config)
+    devices.check_batch_size("evaluation.batch_size", config.evaluation.batch_size)
     variables, step = checkpoints.read_variables(folder / run_dir.CHECKPOINTS, checkpoint)
     dataset, split = load.load_split(config)
     run_dir.record_split(folder, split, dataset, config.split.leak, writes)
@@ -304,25 +303,6 @@ def write(
         run_dir.write_json(out / calibration.TEMPERATURE, kept)
     gallery.write(folder / f"{part}_cases.npz", run.config, run.dataset, rows, found, maps)
     run_dir.write_json(folder / f"{part}.json", result)
-
-
-def check(config: ConfigDict) -> None:
-    """Raises InputError for wrong fields of evaluation that nothing else checks."""
-    if config.dtype not in DTYPES:
-        raise unknown("dtype", config.dtype, DTYPES)
-    check_tta(config)
-    for field in ("sensitivity", "specificity"):
-        if not 0 < config.evaluation[field] <= 1:
-            raise invalid(f"evaluation.{field}", "a number in (0, 1]", config.evaluation[field])
-    if config.evaluation.resamples < 0:
-        raise invalid("evaluation.resamples", "at least 0", config.evaluation.resamples)
-    devices.check_batch_size("evaluation.batch_size", config.evaluation.batch_size)
-
-
-def check_tta(config: ConfigDict) -> None:
-    """Raises InputError for a wrong ``evaluation.tta``."""
-    if config.evaluation.tta not in (1, 8):
-        raise invalid("evaluation.tta", "1 or 8", config.evaluation.tta)
 
 
 def check_layers(config: ConfigDict, model: nn.Module, variables: Any = None) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from ml_collections import ConfigDict
 
-from jaxattn import checkpoints, evaluate, metrics, run_dir, saliency
+from jaxattn import checkpoints, config_rules, evaluate, metrics, run_dir, saliency
 from jaxattn.data import images as decoding
 from jaxattn.data.crops import Crops
 from jaxattn.data.dataset import height_width
@@ -135,7 +135,7 @@ def load_run(
     folder = Path(folder).expanduser()
     config = run_dir.read_config(folder)
     config.evaluation.tta = tta or config.evaluation.tta
-    evaluate.check_tta(config)
+    config_rules.check({"evaluation.tta": config.evaluation.tta})
     classes = run_dir.read_classes(folder)
     class_names = tuple(classes["training_images"])
     model = models.create(

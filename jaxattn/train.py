@@ -335,7 +335,6 @@ def _steps_per_epoch(config: ConfigDict, sampler: Sampler) -> int:
 
 def _check(config: ConfigDict) -> None:
     """Raises InputError for wrong fields that no other part of the library checks."""
-    evaluate.check(config)
     measured = evaluate.METRICS + (evaluate.TARGET_METRICS if config.target_class else ())
     for field, value in (
         ("best", config.best),
@@ -345,10 +344,8 @@ def _check(config: ConfigDict) -> None:
             raise unknown(field, value, measured)
     if config.loss.maps.weights and config.crops.strategy == "ordered":
         raise invalid("loss.maps.weights", "nothing with crops.strategy='ordered'", "weights")
-    for field in ("epochs", "log_every_steps", "passes_per_epoch"):
-        if config[field] < 1:
-            raise invalid(field, "at least 1", config[field])
     devices.check_batch_size("batch_size", config.batch_size)
+    devices.check_batch_size("evaluation.batch_size", config.evaluation.batch_size)
     shares = config.batch_size // jax.device_count()
     if shares % config.accumulate_steps:
         expected = f"a divisor of the {shares} images of a device"

@@ -93,7 +93,7 @@ def evaluate_on(
     config = run_dir.read_config(folder)
     config.evaluation.update_from_flattened_dict(dict(settings or {}))
     own_data_dir = training_data_dir or config.dataset.data_dir
-    evaluate.check(config)
+    devices.check_batch_size("evaluation.batch_size", config.evaluation.batch_size)
     given = _load(config, data_dir)
     facts = run_dir.read_classes(folder)
     mapping = class_mapping.read(classes, given, tuple(facts["training_images"]))
