@@ -119,7 +119,8 @@ class _Unpickler(pickle.Unpickler):
     def __init__(self, file: Any):
         # Python allocates as many places as the largest one that an object is put in for later.
         start = file.tell()
-        puts = [place for code, place, _ in pickletools.genops(file) if code.name == "LONG_BINPUT"]
+        codes = pickletools.genops(file)
+        puts = [int(place or 0) for code, place, _ in codes if code.name == "LONG_BINPUT"]
         if max(puts, default=0) > file.tell() - start:
             raise ValueError("more objects than bytes")
         file.seek(start)
