@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=worksteal --durations=30
 
-.PHONY: quickstart test test-all fuzz lint lock aot
+.PHONY: quickstart test test-long test-all fuzz lint lock aot
 
 # Trains on the embedded data, evaluates and reports.
 quickstart: $(VENV)/installed
@@ -14,9 +14,11 @@ quickstart: $(VENV)/installed
 test: lint
 	$(PYTEST) tests/unit
 
-# All tests: integration, parity with Keras and PyTorch, memory, benchmarks at toy size.
-test-all: lint
-	$(PYTEST) tests
+# The other tests: integration, parity with Keras and PyTorch, memory, benchmarks at toy size.
+test-long: $(VENV)/installed-test
+	$(PYTEST) tests/integration tests/parity tests/fuzz
+
+test-all: test test-long
 
 # Damages files for every reader, and kills a run at each of its file operations: many minutes.
 fuzz: $(VENV)/installed-test

@@ -81,6 +81,8 @@ class Checkpoints:
         """Completes what an interrupted process began to delete, and drops what it half saved."""
         if jax.process_index() == 0:
             files.clean(self.folder)
+            for step in self._steps:
+                files.clean(self.folder / str(step))
             for path in self.folder.glob(f"*{_ORBAX_PART}*"):  # of older versions
                 files.delete(path)
 

@@ -23,10 +23,10 @@ def invalid(field: str, expected: str, given: object) -> InputError:
     return InputError(f"{field}: expected {expected}, got {_cut(str(given), 1000)}")
 
 
-def listed(names: Sequence[str], most: int = 10) -> str:
+def listed(names: Sequence[str], most: int = 10, separator: str = ", ") -> str:
     """Names in a message: all of them, or the first ones and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return separator.join(names[:most]) + more
 
 
 def unknown(field: str, given: object, known: Iterable[str]) -> InputError:

@@ -177,7 +177,8 @@ def start_from(
     if differences:
         raise InputError(
             f"init_from: expected weights that fit {model['name']!r}, got those of "
-            f"{notes['model']['name']!r} in {folder}: {listed(differences)}"
+            f"{notes['model']['name']!r} in {folder}: "
+            f"{listed(differences, separator='; ')}"
         )
     taken = {
         path: jax.device_put(given[path], wanted[path].sharding, may_alias=False)

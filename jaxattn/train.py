@@ -96,8 +96,6 @@ def setup(config: ConfigDict, mesh: Mesh | None = None) -> Training:
     """
     config = configs.resolved(config)
     _check(config)
-    if config.init_from:
-        pretrained.check(Path(config.init_from))
     mesh = mesh or devices.mesh()
     dataset, split = load.load_split(config)
     evaluate.target_class(config, dataset)  # a wrong one is an error before anything is made

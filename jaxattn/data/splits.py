@@ -18,7 +18,7 @@ from jaxattn.data import duplicates as repeated
 from jaxattn.data import leaks
 from jaxattn.data.dataset import Dataset
 from jaxattn.data.tables import read_table
-from jaxattn.errors import invalid, unknown
+from jaxattn.errors import invalid, listed, unknown
 from jaxattn.reading import read_npz
 
 Split = dict[str, Int[np.ndarray, " rows"]]
@@ -193,9 +193,9 @@ def _folds(dataset: Dataset, seed: int, fold: int, folds: int, file: str, leak: 
     classes = dataset.labels[first]
     counts = np.bincount(classes, minlength=len(dataset.class_names))
     if (counts[counts > 0] <= folds).any():
-        listed = ", ".join(f"{c} {n}" for c, n in zip(dataset.class_names, counts, strict=True))
+        counted = ", ".join(f"{c} {n}" for c, n in zip(dataset.class_names, counts, strict=True))
         raise invalid(
-            "split.folds", f"fewer than the lesions or images of each class ({listed})", folds
+            "split.folds", f"fewer than the lesions or images of each class ({counted})", folds
         )
     part = np.empty(len(units), int)
     parts = StratifiedKFold(folds + 1, shuffle=True, random_state=seed).split(units, classes)
@@ -210,10 +210,13 @@ def _read_indices(path: Path, dataset: Dataset, fold: int) -> Split:
     keys = {"train": f"train{fold}", "validation": f"val{fold}", "test": "test"}
     expected = f"an .npz of {', '.join(keys.values())}"
     arrays = read_npz(path, f"{expected} (split.file)")
+    if not arrays.keys() >= set(keys.values()):
+        raise invalid(f"{path} (split.file)", expected, f"{listed(list(arrays)) or 'nothing'}")
     indices = {}
     for name, key in keys.items():
-        if key not in arrays or arrays[key].ndim != 1 or arrays[key].dtype.kind not in "iu":
-            raise invalid(f"{path}, {key}", "a list of whole numbers", "something else")
+        if arrays[key].ndim != 1 or arrays[key].dtype.kind not in "iu":
+            given = f"{arrays[key].dtype} of shape {arrays[key].shape}"
+            raise invalid(f"{path}, {key}", "a list of whole numbers", given)
         indices[name] = arrays[key].astype(np.int64)
     every = np.sort(np.concatenate(list(indices.values())))
     if not len(every) or not np.array_equal(every, np.arange(len(dataset))):
@@ -238,11 +241,11 @@ def _stratified(
         )[1]
     except ValueError as error:
         counts = np.bincount(classes[pool], minlength=len(dataset.class_names))
-        listed = ", ".join(f"{c} {n}" for c, n in zip(dataset.class_names, counts, strict=True))
+        counted = ", ".join(f"{c} {n}" for c, n in zip(dataset.class_names, counts, strict=True))
         raise invalid(
             f"split.{name}",
             "at least 2 lesions of every class to draw from, and one of each in the part",
-            f"{fraction} of too few lesions of {dataset.name} ({listed})",
+            f"{fraction} of too few lesions of {dataset.name} ({counted})",
         ) from error
 
 

@@ -284,7 +284,7 @@ def test_overlays(run, originals, command, tmp_path):
     assert loaded.config.evaluation.grad_cam == "Conv_1"
     _, maps = loaded.predict([path])
     seen = np.asarray(Image.open(path).rotate(-90, expand=True).resize((32, 32), 2))
-    wanted = overlays.overlay(seen, maps["grad_cam"][0])
+    wanted = overlays.overlay(seen, maps["grad_cam"][0], colormap="viridis")
     found = np.asarray(Image.open(tmp_path / "drawn/ISIC_0000003.grad_cam.png"))
     assert np.abs(found.astype(int) - wanted).mean() < 3
 

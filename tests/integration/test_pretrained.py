@@ -74,7 +74,7 @@ def test_a_damaged_folder(tmp_path, variables):
         if file.is_file():
             file.unlink()
     with pytest.raises(
-        InputError, match=r"w/variables: expected an Orbax checkpoint, got a damaged one \("
+        InputError, match=r"w/variables: expected the arrays that were converted, got _CHECKPOINT"
     ):
         pretrained.load(tmp_path / "w")
 
@@ -178,6 +178,6 @@ def test_a_backbone_of_another_kind(state, tmp_path):
     given = {"params": {"backbone": {"conv9": {"kernel": np.zeros((1, 1), np.float32)}}}}
     pretrained.save(tmp_path / "w", given, {"model": {"name": "other"}})
     with pytest.raises(
-        InputError, match="fit 'cut', got those of 'other' .*conv1/conv/kernel: .* got none"
+        InputError, match="fit 'cut', got those of 'other' .*conv1/bn/mean: expected 64, got none; "
     ):
         pretrained.start_from(target, tmp_path / "w", {"name": "cut"})
