@@ -106,6 +106,8 @@ def base() -> ConfigDict:
     config.model = ConfigDict(dict(name="attention_cnn"))  # and the model's own options
     # Weights to start from: a folder of tools/convert_*.py, a run, or pretrained:NAME.
     config.init_from = ""
+    # Layers up to this endpoint stay as init_from has them, batch statistics too; "": none.
+    config.freeze = ""
     config.dtype = "float32"  # of the activations: float32, bfloat16
     config.loss = ConfigDict(  # see jaxattn.losses
         dict(

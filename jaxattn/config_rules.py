@@ -177,6 +177,7 @@ def rules() -> Mapping[str, Rule]:
         "normalisation": _TEXT,
         "model.name": _NAME,
         "init_from": _TEXT,
+        "freeze": _TEXT,
         "dtype": choice("float32", "bfloat16"),
         "loss.name": _NAME,
         "loss.class_weight_exponent": number(0, 10),

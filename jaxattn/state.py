@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key
 
+from jaxattn.freezing import Frozen
+
 Variables = dict[str, Any]
 
 
@@ -46,15 +48,17 @@ def create(
     optimizer: optax.GradientTransformation,
     input_shape: tuple[int, ...],
     ema: bool = False,
+    frozen: Frozen = Frozen(),  # noqa: B008 - immutable
 ) -> TrainState:
     """The state before the first step; to be jitted with its shardings.
 
     Args:
         key: Random key of the initial parameters.
         model: Called ``(images, *, train)``.
-        optimizer: Its state is initialised for the parameters.
+        optimizer: Its state is initialised for the parameters that are trained.
         input_shape: Of one input: ``(height, width, 3)``, or ``(crops, height, width, 3)``.
         ema: Whether to keep an exponential moving average.
+        frozen: Layers that are not trained.
     """
     variables = model.init(key, jnp.zeros((1, *input_shape), jnp.float32), train=False)
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
@@ -63,6 +67,6 @@ def create(
         step=jnp.zeros([], jnp.int32),
         params=params,
         batch_stats=batch_stats,
-        opt_state=optimizer.init(params),
+        opt_state=optimizer.init(frozen.trained(params)),
         ema=jax.tree.map(jnp.copy, average),
     )

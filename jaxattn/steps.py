@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Key, Shaped, UInt8
 
 from jaxattn.data.crops import Crops
 from jaxattn.data.packed import Packed
+from jaxattn.freezing import Frozen
 from jaxattn.models.backbones.base import ENDPOINT
 from jaxattn.runtime import compilation
 from jaxattn.runtime.devices import batched, replicated
@@ -53,6 +54,7 @@ def make_train_step(
     skip_nonfinite: bool = False,
     accumulate: int = 1,
     remat: bool = False,
+    frozen: Frozen = Frozen(),  # noqa: B008 - immutable
 ) -> Callable[[TrainState, Data, Arrays], tuple[TrainState, dict[str, Shaped[Array, ""]]]]:
     """Makes the jitted step: preprocess, forward, loss, backward and update in one program.
 
@@ -71,6 +73,7 @@ def make_train_step(
         accumulate: Parts of a batch that run one after the other, each with its own batch
             statistics; gradients and metrics are their means.
         remat: Whether the backward pass recomputes what lies between a backbone's endpoints.
+        frozen: Layers that are left as they are, in the EMA too.
 
     Returns:
         ``(state, data, batch) -> (state, metrics)``. The given state is donated. The metrics are
@@ -80,25 +83,26 @@ def make_train_step(
 
     def gradients_of(params: Any, batch_stats: Any, dropout: Any, images: Any, batch: Arrays):
         def network(params: Any, images: Any):
-            return model.apply(
-                {"params": params, "batch_stats": batch_stats},
-                images,
-                train=True,
-                rngs={"dropout": dropout},
-                mutable=["batch_stats"],
-            )
+            with frozen.running():
+                return model.apply(
+                    {"params": params, "batch_stats": batch_stats},
+                    images,
+                    train=True,
+                    rngs={"dropout": dropout},
+                    mutable=["batch_stats"],
+                )
 
         if remat:
             kept = jax.checkpoint_policies.save_only_these_names(ENDPOINT)
             network = jax.checkpoint(network, policy=kept)
 
-        def loss_of(params: Any):
-            (logits, maps), changed = network(params, images)
+        def loss_of(trained: Any):
+            (logits, maps), changed = network(frozen.joined(trained, params), images)
             loss, metrics = loss_fn(logits, maps, batch)
             metrics["accuracy"] = jnp.mean(logits.argmax(-1) == batch["label"])
             return loss, (metrics, changed.get("batch_stats", {}))
 
-        return jax.grad(loss_of, has_aux=True)(params)
+        return jax.grad(loss_of, has_aux=True)(frozen.trained(params))
 
     def step(state: TrainState, data: Data, batch: Arrays):
         key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -109,21 +113,31 @@ def make_train_step(
         if masks is not None:
             batch = {**batch, "mask": masks}
 
+        trained = frozen.trained(state.params)
         if accumulate > 1:
             gradients, (metrics, batch_stats) = _accumulated(
-                gradients_of, accumulate, state, key, images, batch
+                gradients_of, accumulate, state, trained, key, images, batch
             )
         else:
             gradients, (metrics, batch_stats) = gradients_of(
                 state.params, state.batch_stats, dropout_key(key), images, batch
             )
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
+        params = frozen.joined(optax.apply_updates(trained, updates), state.params)
         ema = state.ema
         if ema is not None:
             decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
             new = {"params": params, "batch_stats": batch_stats}
-            ema = optax.incremental_update(new, ema, 1 - decay)
+            # A mean of equal numbers is not always that number.
+            ema = {
+                kind: frozen.joined(
+                    optax.incremental_update(
+                        frozen.trained(new[kind]), frozen.trained(old), 1 - decay
+                    ),
+                    old,
+                )
+                for kind, old in ema.items()
+            }
         metrics["finite"] = all_finite((metrics["loss"], gradients))
         new_state = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
         if skip_nonfinite:
@@ -148,6 +162,7 @@ def _accumulated(
     gradients_of: Callable[..., Any],
     parts: int,
     state: TrainState,
+    trained: Any,
     key: Key[Array, ""],
     images: Array,
     batch: Arrays,
@@ -170,7 +185,7 @@ def _accumulated(
         )
         return (jax.tree.map(jnp.add, total, gradients), batch_stats), metrics
 
-    start = jax.tree.map(jnp.zeros_like, state.params), state.batch_stats
+    start = jax.tree.map(jnp.zeros_like, trained), state.batch_stats
     (total, batch_stats), metrics = jax.lax.scan(run, start, (jnp.arange(parts), of_part))
     mean = jax.tree.map(lambda gradient: gradient / parts, total)
     return mean, (jax.tree.map(lambda values: values.mean(0), metrics), batch_stats)

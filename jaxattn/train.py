@@ -10,6 +10,7 @@ if __name__ == "__main__":
 
 import contextlib
 import dataclasses
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,7 @@ from jaxattn.data.samplers import Sampler
 from jaxattn.data.splits import Split
 from jaxattn.early_stopping import Progress
 from jaxattn.errors import invalid, unknown
+from jaxattn.freezing import Frozen
 from jaxattn.models import registry as models
 from jaxattn.runtime import devices, distributed, finite
 from jaxattn.runtime.progress import Meter
@@ -117,16 +119,15 @@ def setup(config: ConfigDict, mesh: Mesh | None = None) -> Training:
     crops = Crops(**config.crops)
     steps_per_epoch = _steps_per_epoch(config, sampler)
     shape = crops.input_shape(*height_width(config.dataset.image_size))
+    layers = functools.partial(models.layers, model, shape)
+    frozen = Frozen.up_to(config.freeze, layers)
     optimizer = optimizers.make(
-        config.optimizer,
-        config.epochs * steps_per_epoch,
-        steps_per_epoch,
-        lambda: models.layers(model, shape),
+        config.optimizer, config.epochs * steps_per_epoch, steps_per_epoch, layers
     )
 
     def create() -> TrainState:
         key = jax.random.key(config.seed)
-        return states.create(key, model, optimizer, shape, ema=config.ema_decay > 0)
+        return states.create(key, model, optimizer, shape, ema=config.ema_decay > 0, frozen=frozen)
 
     step = steps.make_train_step(
         model,
@@ -141,6 +142,7 @@ def setup(config: ConfigDict, mesh: Mesh | None = None) -> Training:
         skip_nonfinite=config.skip_nonfinite > 0,
         accumulate=config.accumulate_steps,
         remat=config.remat == "blocks",
+        frozen=frozen,
     )
     return Training(
         config=config,
