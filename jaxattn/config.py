@@ -104,6 +104,15 @@ def base() -> ConfigDict:
     )
     config.normalisation = ""  # see jaxattn.data.augment.NORMALISATIONS; "": the model's own
     config.model = ConfigDict(dict(name="attention_cnn"))  # and the model's own options
+    config.metadata = ConfigDict(  # that the model sees too, see jaxattn.models.metadata.Fusion
+        dict(
+            fields=(),  # some of age, sex, localization; () for the image alone
+            hide=0.1,  # probability that training hides a value
+            units=256,  # of each of the two layers that see the metadata
+            joint_units=1024,  # of the layer that sees the image's features too
+            dropout_rate=0.4,
+        )
+    )
     # Weights to start from: a folder of tools/convert_*.py, a run, or pretrained:NAME.
     config.init_from = ""
     # Layers up to this endpoint stay as init_from has them, batch statistics too; "": none.

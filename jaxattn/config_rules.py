@@ -78,6 +78,15 @@ def choice(*known: Any) -> Rule:
     return Rule(expected, lambda value: type(value) in (str, int) and value in known, names)
 
 
+def some(*known: str) -> Rule:
+    """A tuple of some names, each once."""
+
+    def holds(value: Any) -> bool:
+        return _are_names(value) and set(value) <= set(known) and len(set(value)) == len(value)
+
+    return Rule(f"a tuple of some of {', '.join(known)}", holds)
+
+
 def _is_whole(value: Any) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
@@ -132,7 +141,7 @@ OPEN: Mapping[str, Rule] = {
 def rules() -> Mapping[str, Rule]:
     """The rule of every field of `jaxattn.config.base`, by its dotted name."""
     from jaxattn import losses, optimizers
-    from jaxattn.data import crops, images, loaders, splits
+    from jaxattn.data import crops, images, loaders, metadata, splits
 
     return {
         "seed": _SEED,
@@ -176,6 +185,11 @@ def rules() -> Mapping[str, Rule]:
         "crops.centre": number(0.1, 1),
         "normalisation": _TEXT,
         "model.name": _NAME,
+        "metadata.fields": some(*metadata.FIELDS),
+        "metadata.hide": _PART,
+        "metadata.units": whole(1, _LARGEST),
+        "metadata.joint_units": whole(1, _LARGEST),
+        "metadata.dropout_rate": _PART,
         "init_from": _TEXT,
         "freeze": _TEXT,
         "dtype": choice("float32", "bfloat16"),

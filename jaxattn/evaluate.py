@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 
 from jaxattn import checkpoints, cli, files, metrics, reference_results, run_dir, runtime, steps
 from jaxattn import config as configs
-from jaxattn.data import duplicates, leaks, load, preprocess, splits
+from jaxattn.data import duplicates, leaks, load, metadata, preprocess, splits
 from jaxattn.data.crops import Crops
 from jaxattn.data.dataset import Dataset, height_width
 from jaxattn.data.loaders import Loader
@@ -200,15 +200,12 @@ def open_run(
     devices.check_batch_size("evaluation.batch_size", config.evaluation.batch_size)
     variables, step = checkpoints.read_variables(folder / run_dir.CHECKPOINTS, checkpoint)
     dataset, split = load.load_split(config)
-    run_dir.record_split(folder, split, dataset, config.split.leak, writes)
+    vocabulary = metadata.learn(config.metadata.fields, dataset.table, split["train"])
+    run_dir.record_split(folder, split, dataset, config.split.leak, writes, vocabulary)
     if not len(split[part]):
         raise invalid(f"{folder / run_dir.SPLIT}, {part} part", "images", "none")
     mesh = devices.mesh()
-    model = models.create(
-        num_classes=len(dataset.class_names),
-        dtype=jnp.dtype(config.dtype),
-        **config.model.to_dict(),
-    )
+    model = models.of_config(config, len(dataset.class_names), vocabulary)
     target = target_class(config, dataset)
     check_layers(config, model, variables)
     return Opened(
@@ -216,7 +213,9 @@ def open_run(
         config=config,
         dataset=dataset,
         split=split,
-        loader=Loader(dataset, config.dataset.image_size, config.loader, mesh),
+        loader=Loader(
+            dataset, config.dataset.image_size, config.loader, mesh, vocabulary=vocabulary
+        ),
         step=step,
         variables=devices.put_replicated(mesh, variables),
         predict_step=make_predict_step(config, model, mesh, config.evaluation.tta, True, target),
@@ -389,7 +388,7 @@ def make_predict(
     saliency: bool = False,
     target: int | None = None,
 ) -> steps.Predict:
-    """The prediction of a config, ``(variables, images) -> (probabilities, maps)``.
+    """The prediction of a config, ``(variables, images, *metadata) -> (probabilities, maps)``.
 
     Args:
         config: The config, resolved.

@@ -27,7 +27,8 @@ from rich.progress import (
 from rich.text import Text
 
 from jaxattn import cli, files, overlays, run_dir, runtime
-from jaxattn.data import image_files
+from jaxattn.data import image_files, metadata
+from jaxattn.data.metadata import Record
 from jaxattn.errors import invalid
 from jaxattn.run import Prediction, Run, adjusted, check_ensemble, load_run, stream
 from jaxattn.submissions import FORMATS, Format, Row
@@ -105,6 +106,7 @@ def write(
     form: Format,
     drawn: OverlayWriter | None = None,
     batch_size: int = 0,
+    records: Sequence[Record] | None = None,
 ) -> int:
     """Classifies files and writes their rows, with a progress bar on standard error.
 
@@ -115,6 +117,7 @@ def write(
         form: How to write.
         drawn: Where to draw maps; None for nowhere.
         batch_size: See `run.stream`.
+        records: The metadata of each file; None for none.
 
     Returns:
         How many could not be read; each is named on standard error too if the format cannot.
@@ -130,7 +133,9 @@ def write(
     unreadable = 0
     put(form.header)
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        predictions = stream(runs, paths, batch_size=batch_size, maps=drawn is not None)
+        predictions = stream(
+            runs, paths, metadata=records, batch_size=batch_size, maps=drawn is not None
+        )
         shown = progress.track(predictions, len(paths), description="predicting")
         for row in rows(runs, drawing(shown)):
             unreadable += bool(row.error)
@@ -158,6 +163,36 @@ def _opened(out: str) -> Iterator[Callable[[str], object]]:
         yield file.write
 
 
+def find_records(
+    runs: Sequence[Run], paths: Sequence[Path], table: str
+) -> tuple[list[Record] | None, list[str]]:
+    """The metadata of files, for runs that see metadata.
+
+    Args:
+        runs: The runs.
+        paths: The files.
+        table: A table, see `metadata.read`; '' for none.
+
+    Returns:
+        The record of each file, and lines on what counts as missing; None without a table.
+
+    Raises:
+        InputError: The table is wrong, or no run sees metadata.
+    """
+    seeing = [run.vocabulary for run in runs if run.vocabulary]
+    if not table:
+        return None, ["no --metadata: all values count as missing"] if seeing else []
+    if not seeing:
+        given = f"{runs[0].folder}, which sees images alone"
+        raise invalid("--metadata", "a run that sees them (metadata.fields)", given)
+    known = metadata.read(Path(table).expanduser())
+    found = [known.get(path.stem, {}) for path in paths]
+    lines = [f"{sum(path.stem in known for path in paths)} of {len(paths)} images are in {table}"]
+    for vocabulary in seeing:
+        lines += metadata.describe(vocabulary.unknown(metadata.as_table(found)))
+    return found, list(dict.fromkeys(lines))
+
+
 def check_unique(paths: Sequence[Path]) -> None:
     """Raises InputError if two files have one image_id, which a challenge refuses."""
     first: dict[str, Path] = {}
@@ -183,6 +218,9 @@ def define_flags() -> None:
     flags.DEFINE_integer("tta", 0, "Test-time augmentation, 1 or 8; 0: the run's own.")
     flags.DEFINE_bool("calibrated", False, "Scale by the temperature fitted in evaluation.")
     flags.DEFINE_integer("batch_size", 0, "Images at once; 0: the run's own.", lower_bound=0)
+    flags.DEFINE_string(
+        "metadata", "", "Table with image_id, age, sex, localization, for a run that sees them."
+    )
     cli.define_plugin_flag()
 
 
@@ -203,9 +241,11 @@ def main(argv: list[str]) -> int:
     form = make_format(runs[0].class_names)
     if form.unique:
         check_unique(paths)
+    records, lines = find_records(runs, paths, given.metadata)
+    print(*lines, sep="\n", end="\n" if lines else "", file=sys.stderr)
     drawn = OverlayWriter(Path(given.overlays).expanduser(), runs) if explain else None
     with _opened(given.out) as put:
-        unreadable = write(put, runs, paths, form, drawn, given.batch_size)
+        unreadable = write(put, runs, paths, form, drawn, given.batch_size, records)
     text = f"{len(paths)} images: {len(paths) - unreadable} classified"
     text += f", {unreadable} could not be read" if unreadable else ""
     text += f"; {skipped} other files skipped" if skipped else ""

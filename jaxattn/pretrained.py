@@ -12,6 +12,7 @@ from flax import traverse_util
 
 from jaxattn import checkpoints, files, run_dir
 from jaxattn.errors import InputError, invalid, listed
+from jaxattn.models import metadata
 from jaxattn.registry import Registry
 from jaxattn.state import TrainState, Variables
 
@@ -144,8 +145,9 @@ def start_from(
     """Puts the weights of a folder into a state before its first step.
 
     Weights of the same model must all fit, except that the head (``logits``) stays new if the
-    number of classes differs. From another model with the same backbone, such as a network of
-    keras.applications, the part of the backbone that this model has is taken.
+    number of classes differs, or if only one of the two models sees metadata. From another model
+    with the same backbone, such as a network of keras.applications, the part of the backbone that
+    this model has is taken.
 
     Args:
         state: The state.
@@ -198,11 +200,20 @@ def _shape(leaves: dict[str, Any], path: str) -> str:
 
 
 def _of_head(path: str, wanted: dict[str, Any], given: dict[str, Any]) -> bool:
-    """Whether a leaf is of the head, and the heads differ in their classes."""
+    """Whether a leaf is of the head, and the heads differ in their classes or metadata."""
+    if path.split("/")[1] == metadata.SCOPE:
+        return True
     kernel = path.rpartition("/")[0] + "/kernel"
     if path.split("/")[-2] != "logits" or kernel not in wanted:
         return False
-    return kernel not in given or wanted[kernel].shape[1] != given[kernel].shape[1]
+    sees = [
+        any(each.split("/")[1] == metadata.SCOPE for each in leaves) for leaves in (wanted, given)
+    ]
+    return (
+        kernel not in given
+        or wanted[kernel].shape[1] != given[kernel].shape[1]
+        or sees[0] != sees[1]
+    )
 
 
 def _beside_backbone(path: str, wanted: dict[str, Any], given: dict[str, Any]) -> bool:

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +22,7 @@ from jaxattn.data import images as decoding
 from jaxattn.data.crops import Crops
 from jaxattn.data.dataset import height_width
 from jaxattn.data.loaders import MAX_THREADS
+from jaxattn.data.metadata import Record, Vocabulary, as_table
 from jaxattn.errors import InputError, invalid
 from jaxattn.evaluation import calibration
 from jaxattn.models import registry as models
@@ -45,6 +47,7 @@ class Run:
         model: Called ``(images, *, train)``; takes what `preprocess.make_evaluation_preprocess`
             returns.
         variables: Params and batch_stats.
+        vocabulary: Of the metadata that the model sees beside the image; None if it sees none.
     """
 
     folder: Path
@@ -54,20 +57,30 @@ class Run:
     model: nn.Module
     variables: Variables
     _step: Callable[..., Any]
+    vocabulary: Vocabulary | None = None
 
-    def predict(self, images: Iterable[Source]) -> tuple[Float[np.ndarray, "n classes"], Maps]:
+    def predict(
+        self, images: Iterable[Source], metadata: Sequence[Record] | None = None
+    ) -> tuple[Float[np.ndarray, "n classes"], Maps]:
         """Classifies images as evaluation does: same decoding, crops and test-time augmentation.
 
         Args:
             images: Files, see `images.decode_image`, or RGB images of any size.
+            metadata: Of each image ``{"age": 55, "sex": "female", "localization": "back"}``, or
+                some of it, for a model that sees metadata. What is not given, and words that its
+                training part did not have, count as missing; so does everything with None.
 
         Returns:
             The probabilities of each class, float32, and the attention maps by name, float32.
 
         Raises:
-            InputError: An image cannot be read or is not RGB, or none is given.
+            InputError: An image cannot be read or is not RGB, none is given, or the metadata are
+                wrong, or of another number of images, or the model sees none.
         """
-        found = list(stream([self], images))
+        images = list(images)
+        if metadata is not None and len(metadata) != len(images):
+            raise invalid("metadata", f"those of {len(images)} images", len(metadata))
+        found = list(stream([self], images, metadata=metadata))
         for each in found:
             if each.error:
                 raise InputError(each.error)
@@ -138,11 +151,8 @@ def load_run(
     config_rules.check({"evaluation.tta": config.evaluation.tta})
     classes = run_dir.read_classes(folder)
     class_names = tuple(classes["training_images"])
-    model = models.create(
-        num_classes=len(class_names),
-        dtype=jnp.dtype(config.dtype),
-        **config.model.to_dict(),
-    )
+    vocabulary = run_dir.read_vocabulary(folder)
+    model = models.of_config(config, len(class_names), vocabulary)
     variables, step = checkpoints.read_variables(folder / run_dir.CHECKPOINTS, checkpoint)
     if explain and not (config.evaluation.cam or config.evaluation.grad_cam):
         shape = Crops(**config.crops).input_shape(*height_width(config.dataset.image_size))
@@ -166,6 +176,7 @@ def load_run(
         model=model,
         variables=devices.put_replicated(mesh, variables),
         _step=predict_step,
+        vocabulary=vocabulary,
     )
 
 
@@ -190,6 +201,7 @@ class Prediction:
         probabilities: Of each class: the mean over the runs, float32 ``(classes,)``.
         maps: Of each run, by name, float32 ``(K, h, w)``.
         pixels: For each run, `Run.read`'s.
+        metadata: The image's metadata, as they were given.
     """
 
     source: Source
@@ -197,10 +209,16 @@ class Prediction:
     probabilities: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.float32))
     maps: Sequence[Mapping[str, np.ndarray]] = ()
     pixels: Sequence[np.ndarray] = ()
+    metadata: Record = dataclasses.field(default_factory=dict)
 
 
 def stream(
-    runs: Sequence[Run], images: Iterable[Source], *, batch_size: int = 0, maps: bool = True
+    runs: Sequence[Run],
+    images: Iterable[Source],
+    *,
+    metadata: Iterable[Record] | None = None,
+    batch_size: int = 0,
+    maps: bool = True,
 ) -> Iterator[Prediction]:
     """Classifies images, in order; threads decode the next ones while the device computes.
 
@@ -210,20 +228,26 @@ def stream(
     Args:
         runs: One, or the members of an ensemble.
         images: Read as they are needed.
+        metadata: Of each image, see `Run.predict`, for those of the runs that see metadata.
         batch_size: Images at once; 0 for the first run's ``evaluation.batch_size``. Fewer images
             than that are one batch of the next power of two.
         maps: Whether to fetch the maps.
 
     Raises:
-        InputError: The runs are no ensemble.
+        InputError: The runs are no ensemble, or there are metadata that no run sees.
     """
     check_ensemble(runs)
+    if metadata is not None and not any(run.vocabulary for run in runs):
+        expected = "a run that sees them (metadata.fields)"
+        raise invalid("metadata", expected, f"{runs[0].folder}, which sees images alone")
+    records = itertools.repeat({}) if metadata is None else metadata
     granularity = jax.device_count()
     size = batch_size or runs[0].config.evaluation.batch_size
     size = -(-size // granularity) * granularity
     threads = min(MAX_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool:
-        decoded = _ahead(pool, functools.partial(_decode, runs), images, size + 2 * threads)
+        given = zip(images, records, strict=False)  # repeat() has no end
+        decoded = _ahead(pool, functools.partial(_decode, runs), given, size + 2 * threads)
         started: tuple[list[Prediction], Any] | None = None
         padded = 0
         for batch in _batches(decoded, size):
@@ -271,8 +295,9 @@ def adjusted(
     return metrics.adjust(probabilities, np.mean(shares, axis=0), exponent)
 
 
-def _decode(runs: Sequence[Run], image: Source) -> Prediction:
+def _decode(runs: Sequence[Run], given: tuple[Source, Record]) -> Prediction:
     """An image as pixels for each run; decoded once if all want the same."""
+    image, metadata = given
     found: dict[Any, np.ndarray] = {}
     try:
         for run in runs:
@@ -280,13 +305,13 @@ def _decode(runs: Sequence[Run], image: Source) -> Prediction:
                 found[run.geometry] = run.read(image)
     except InputError as error:
         return Prediction(image, str(error))
-    return Prediction(image, pixels=[found[run.geometry] for run in runs])
+    return Prediction(image, pixels=[found[run.geometry] for run in runs], metadata=metadata)
 
 
 def _ahead(
     pool: ThreadPoolExecutor,
-    function: Callable[[Source], Prediction],
-    images: Iterable[Source],
+    function: Callable[[tuple[Source, Record]], Prediction],
+    images: Iterable[tuple[Source, Record]],
     count: int,
 ) -> Iterator[Prediction]:
     """``map``, with ``count`` results under way."""
@@ -320,10 +345,14 @@ def _batches(decoded: Iterable[Prediction], size: int) -> Iterator[list[Predicti
 def _start(runs: Sequence[Run], batch: Sequence[Prediction], padded: int, maps: bool) -> list[Any]:
     """Starts a batch on the device; its outputs, of ``padded`` images, by run."""
     outputs = []
+    readable = [each for each in batch if not each.error]
+    readable += readable[-1:] * (padded - len(readable))
+    table = as_table([each.metadata for each in readable])
     for i, run in enumerate(runs):
-        pixels = [each.pixels[i] for each in batch if not each.error]
-        pixels += pixels[-1:] * (padded - len(pixels))
-        found = run._step(run.variables, {}, {"image": np.stack(pixels)})
+        arrays = {"image": np.stack([each.pixels[i] for each in readable])}
+        if run.vocabulary:
+            arrays["metadata"] = run.vocabulary.encode(table, padded)
+        found = run._step(run.variables, {}, arrays)
         outputs.append(found if maps else (found[0], {}))
     return outputs
 

@@ -20,6 +20,7 @@ from jaxattn import config as configs
 from jaxattn import files, reading
 from jaxattn.data import fingerprint, splits
 from jaxattn.data.dataset import Dataset
+from jaxattn.data.metadata import Vocabulary
 from jaxattn.errors import InputError, invalid
 from jaxattn.files import write_json as write_json  # of the files below
 from jaxattn.runtime import lock
@@ -31,7 +32,8 @@ PROFILE = "profile"
 LOG = "log.jsonl"
 CHECKPOINTS = "checkpoints"
 ORIGIN = "origin.json"  # where the initial weights come from
-CLASSES = "classes.json"  # names, training images of each, how images were prepared, fingerprint
+# Names, training images of each, how images were prepared, fingerprint, vocabulary of metadata.
+CLASSES = "classes.json"
 
 
 @contextlib.contextmanager
@@ -112,6 +114,7 @@ def record_split(
     dataset: Dataset,
     leak: str = "",
     writes: bool = True,
+    vocabulary: Vocabulary | None = None,
 ) -> None:
     """Writes the run's split and classes, or checks that a resumed run has the same split.
 
@@ -121,14 +124,18 @@ def record_split(
         dataset: What it splits.
         leak: ``config.split.leak``, recorded in the file.
         writes: Whether to write what is missing.
+        vocabulary: Of the metadata that the model sees, if any.
 
     Raises:
-        InputError: The recorded split differs, or the data set has other pixels or labels.
+        InputError: The recorded split differs, or the data set has other pixels, labels or
+            metadata.
     """
     path = folder / SPLIT
     begun = has_checkpoint(folder)  # if not, what is there is of an interrupted start
+    fields = tuple(vocabulary.columns) if vocabulary else ()
+    seen = {**dataset.fingerprint, **fingerprint.of_fields(fields, dataset.table)}
     if begun:
-        check_data(folder, dataset)
+        check_data(folder, dataset, seen)
     if begun and path.exists():
         recorded = splits.read(path, dataset, leak)
         for name in splits.PARTS:
@@ -148,17 +155,24 @@ def record_split(
                 "dataset": dataset.name,
                 "prepared_size": dataset.prepared_size,
             }
-            facts |= {"fingerprint": dict(dataset.fingerprint), "training_images": classes}
+            facts |= {"fingerprint": seen, "training_images": classes}
+            facts |= {"metadata": vocabulary.to_json()} if vocabulary else {}
             write_json(folder / CLASSES, facts)
 
 
-def check_data(folder: Path, dataset: Dataset) -> None:
-    """Raises InputError if a run was trained on other data than a data set under these ids."""
+def check_data(folder: Path, dataset: Dataset, seen: Mapping[str, str] | None = None) -> None:
+    """Raises InputError if a run was trained on other data than a data set under these ids.
+
+    Args:
+        folder: The run's folder.
+        dataset: The data set.
+        seen: Its checksums, if they are more than its own.
+    """
     path = folder / CLASSES
     if path.is_file():
         with reading.reading(path, "the JSON that training wrote"):
             recorded = dict(json.loads(path.read_text()).get("fingerprint", {}))
-        fingerprint.check(str(path), recorded, dataset.fingerprint, dataset.name)
+        fingerprint.check(str(path), recorded, seen or dataset.fingerprint, dataset.name)
 
 
 def read_classes(folder: Path) -> dict[str, Any]:
@@ -184,6 +198,16 @@ def read_classes(folder: Path) -> dict[str, Any]:
     for count in counts.values():
         count.whole()
     return {"prepared_size": None, **found.object()}
+
+
+def read_vocabulary(folder: Path) -> Vocabulary | None:
+    """The vocabulary of the metadata that a run's model sees, None if it sees images alone.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    found = reading.read_json(folder / CLASSES, "the class names that training wrote")
+    return Vocabulary.from_json(found["metadata"]) if "metadata" in found else None
 
 
 def versions() -> dict[str, str]:

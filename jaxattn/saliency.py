@@ -37,14 +37,19 @@ class ClassActivation:
     rectify: bool = True
 
     def __call__(
-        self, model: nn.Module, variables: Variables, images: Float[Array, "B *NC H W 3"]
+        self,
+        model: nn.Module,
+        variables: Variables,
+        images: Float[Array, "B *NC H W 3"],
+        *metadata: Float[Array, "N fields"],
     ) -> Float[Array, "B K h w"]:
         """Computes the maps.
 
         Args:
-            model: Called ``(images, *, train)``.
+            model: Called ``(images, *metadata, train=False)``.
             variables: Params and batch_stats.
             images: Normalised images; a model that takes NC crops of each returns K = NC maps.
+            *metadata: What the model takes beside them, if anything.
 
         Returns:
             The maps, float32.
@@ -55,7 +60,7 @@ class ClassActivation:
         shapes = self.check(model, variables, images)
 
         def score(delta: Array) -> tuple[Array, Array]:
-            logits, found = _outputs(model, variables, images, {self.layer: delta})
+            logits, found = _outputs(model, variables, (images, *metadata), {self.layer: delta})
             chosen = jax.lax.stop_gradient(self._chosen(logits))
             of_class = jnp.take_along_axis(logits, chosen[:, None], axis=1)
             return of_class.sum(), found[self.layer]
@@ -93,7 +98,7 @@ def layers(model: nn.Module, variables: Any, images: Any) -> dict[str, Any]:
     order: list[str] = []
 
     def trace(variables: Any, images: Any) -> dict[str, Any]:
-        found = _outputs(model, variables, images, {})[1]
+        found = _outputs(model, variables, (images,), {})[1]
         order.extend(found)
         return found
 
@@ -120,7 +125,7 @@ def last_layer(model: nn.Module, variables: Variables, shape: tuple[int, ...]) -
 
 
 def _outputs(
-    model: nn.Module, variables: Variables, images: Array, added: Mapping[str, Array]
+    model: nn.Module, variables: Variables, inputs: tuple[Array, ...], added: Mapping[str, Array]
 ) -> tuple[Array, dict[str, Array]]:
     """Logits, and features by layer; ``added`` is added to what the layers of its names return."""
     found: dict[str, Array] = {}
@@ -133,5 +138,5 @@ def _outputs(
         return output + added[path] if path in added else output
 
     with nn.intercept_methods(intercept):
-        logits, _ = model.apply(variables, images, train=False)
+        logits, _ = model.apply(variables, *inputs, train=False)
     return logits, found

@@ -3,8 +3,8 @@
 ``data`` holds what stays on the device for the whole run: all images as uint8 ``(N, H, W, 3)``
 under ``image`` if the data set fits there, and all masks under ``mask`` if the loss needs them; or
 nothing. On a TPU these are `packed <jaxattn.data.packed.Packed>`. ``batch`` holds what changes:
-``row`` and ``label`` of each example, and ``image``, ``mask`` where ``data`` has none, and
-``has_mask``.
+``row`` and ``label`` of each example, ``image`` and ``mask`` where ``data`` has none, ``has_mask``,
+and ``metadata`` if the model takes them.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,13 +33,18 @@ Data = Mapping[str, Array | Packed]
 TrainingPreprocess = Callable[[Key[Array, ""], Array, Array | None], tuple[Array, Array | None]]
 #: ``(logits, maps, batch) -> (loss, metrics)``, see `jaxattn.losses.Loss`.
 LossFunction = Callable[[Array, Arrays, Arrays], tuple[Array, dict[str, Array]]]
-#: ``(variables, uint8 images) -> (probabilities, maps)``, see `make_predict`.
-Predict = Callable[[Variables, Array], tuple[Array, dict[str, Array]]]
+#: ``(variables, uint8 images, *metadata) -> (probabilities, maps)``, see `make_predict`.
+Predict = Callable[..., tuple[Array, dict[str, Array]]]
 
 
 def pixels(field: str, data: Data, batch: Arrays) -> UInt8[Array, "batch height width *channels"]:
     """The batch's ``image`` or ``mask``: on the device, or sent with the batch."""
     return data[field][batch["row"]] if field in data else batch[field]
+
+
+def metadata_of(batch: Arrays) -> tuple[Float[Array, "batch fields"], ...]:
+    """What the model takes after the images: the batch's metadata, or nothing."""
+    return (batch["metadata"],) if "metadata" in batch else ()
 
 
 def make_train_step(
@@ -59,7 +64,7 @@ def make_train_step(
     """Makes the jitted step: preprocess, forward, loss, backward and update in one program.
 
     Args:
-        model: Called ``(images, *, train)``; returns logits and attention maps.
+        model: Called ``(images, *metadata, train=True)``; returns logits and attention maps.
         optimizer: Turns gradients into updates.
         preprocess: Augments, crops and normalises images, and moves masks with them.
         loss_fn: Its ``batch`` holds the preprocessed ``mask``.
@@ -82,11 +87,11 @@ def make_train_step(
     """
 
     def gradients_of(params: Any, batch_stats: Any, dropout: Any, images: Any, batch: Arrays):
-        def network(params: Any, images: Any):
+        def network(params: Any, *inputs: Any):
             with frozen.running():
                 return model.apply(
                     {"params": params, "batch_stats": batch_stats},
-                    images,
+                    *inputs,
                     train=True,
                     rngs={"dropout": dropout},
                     mutable=["batch_stats"],
@@ -97,7 +102,9 @@ def make_train_step(
             network = jax.checkpoint(network, policy=kept)
 
         def loss_of(trained: Any):
-            (logits, maps), changed = network(frozen.joined(trained, params), images)
+            (logits, maps), changed = network(
+                frozen.joined(trained, params), images, *metadata_of(batch)
+            )
             loss, metrics = loss_fn(logits, maps, batch)
             metrics["accuracy"] = jnp.mean(logits.argmax(-1) == batch["label"])
             return loss, (metrics, changed.get("batch_stats", {}))
@@ -199,10 +206,10 @@ def make_predict(
     tta: int = 1,
     saliency: Mapping[str, ClassActivation] | None = None,
 ) -> Predict:
-    """Makes ``(variables, images) -> (probabilities, maps)``, a pure function of uint8 images.
+    """Makes ``(variables, images, *metadata) -> (probabilities, maps)``; the images are uint8.
 
     Args:
-        model: Called ``(images, *, train)``.
+        model: Called ``(images, *metadata, train=False)``.
         preprocess: Crops and normalises uint8 images.
         crops: Joins the probabilities and places the maps of an image's crops.
         tta: 1, or 8 for test-time augmentation: the mean probabilities over flips and quarter turns
@@ -210,14 +217,14 @@ def make_predict(
         saliency: Class activation maps to add, by name.
     """
 
-    def once(variables: Variables, images: Array) -> tuple[Array, dict[str, Array]]:
-        logits, maps = model.apply(variables, preprocess(images), train=False)
+    def once(variables: Variables, images: Array, metadata: Any) -> tuple[Array, dict[str, Array]]:
+        logits, maps = model.apply(variables, preprocess(images), *metadata, train=False)
         return crops.combine(jax.nn.softmax(logits)), dict(maps)
 
-    def predict(variables: Variables, images: Array):
-        probabilities, maps = once(variables, images)
+    def predict(variables: Variables, images: Array, *metadata: Array):
+        probabilities, maps = once(variables, images, metadata)
         for name, explain in (saliency or {}).items():
-            maps[name] = explain(model, variables, preprocess(images))
+            maps[name] = explain(model, variables, preprocess(images), *metadata)
         maps = {name: crops.on_image(each, *images.shape[1:3]) for name, each in maps.items()}
         if tta == 1:
             return probabilities, maps
@@ -225,7 +232,7 @@ def make_predict(
         turned = [(images, turns) for turns in (1, 2, 3)]
         turned += [(images[:, :, ::-1], turns) for turns in (0, 1, 2, 3)]
         for view, turns in turned:
-            probabilities += once(variables, jnp.rot90(view, turns, axes=(1, 2)))[0]
+            probabilities += once(variables, jnp.rot90(view, turns, axes=(1, 2)), metadata)[0]
         return probabilities / tta, maps
 
     return predict
@@ -242,7 +249,7 @@ def make_predict_step(
     """
 
     def step(variables: Variables, data: Data, batch: Arrays):
-        return predict(variables, pixels("image", data, batch))
+        return predict(variables, pixels("image", data, batch), *metadata_of(batch))
 
     same, split = replicated(mesh), batched(mesh)
     return jax.jit(

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from jax.sharding import Mesh
@@ -28,11 +27,12 @@ from jaxattn import cli, evaluate, losses, optimizers, pretrained, record, run_d
 from jaxattn import config as configs
 from jaxattn import state as states
 from jaxattn.checkpoints import Checkpoints
-from jaxattn.data import load, preprocess
+from jaxattn.data import load, metadata, preprocess
 from jaxattn.data.augment import Augmentation
 from jaxattn.data.crops import Crops
 from jaxattn.data.dataset import Dataset, height_width
 from jaxattn.data.loaders import Loader
+from jaxattn.data.metadata import Vocabulary
 from jaxattn.data.samplers import Sampler
 from jaxattn.data.splits import Split
 from jaxattn.early_stopping import Progress
@@ -58,6 +58,7 @@ class Training(NamedTuple):
         init: Makes the state before the first step, on every device.
         step: The jitted training step, see `steps.make_train_step`.
         mesh: The devices.
+        vocabulary: Of the metadata that the model sees; None if it sees images alone.
     """
 
     config: ConfigDict
@@ -69,6 +70,7 @@ class Training(NamedTuple):
     init: Callable[[], TrainState]
     step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
     mesh: Mesh
+    vocabulary: Vocabulary | None = None
 
     @property
     def like(self) -> TrainState:
@@ -108,13 +110,10 @@ def setup(config: ConfigDict, mesh: Mesh | None = None) -> Training:
             dataset.labels, dataset.table["dx_type"], split["train"], dataset.class_names
         ),
     )
-    loader = Loader(dataset, config.dataset.image_size, config.loader, mesh, masks=loss.mask)
+    vocabulary = metadata.learn(config.metadata.fields, dataset.table, split["train"])
+    loader = Loader(dataset, config.dataset.image_size, config.loader, mesh, loss.mask, vocabulary)
     evaluate.check_criteria(config, dataset, split)
-    model = models.create(
-        num_classes=len(dataset.class_names),
-        dtype=jnp.dtype(config.dtype),
-        **config.model.to_dict(),
-    )
+    model = models.of_config(config, len(dataset.class_names), vocabulary)
     evaluate.check_layers(config, model)
     crops = Crops(**config.crops)
     steps_per_epoch = _steps_per_epoch(config, sampler)
@@ -154,6 +153,7 @@ def setup(config: ConfigDict, mesh: Mesh | None = None) -> Training:
         init=jax.jit(create, out_shardings=devices.replicated(mesh)),
         step=step,
         mesh=mesh,
+        vocabulary=vocabulary,
     )
 
 
@@ -178,7 +178,9 @@ def train(
     start = None if run_dir.has_checkpoint(folder) else _start(run)
     with run_dir.opened(folder, run.config), Checkpoints(folder / run_dir.CHECKPOINTS) as saved:
         saved.clean()
-        run_dir.record_split(folder, run.split, run.dataset, run.config.split.leak)
+        run_dir.record_split(
+            folder, run.split, run.dataset, run.config.split.leak, vocabulary=run.vocabulary
+        )
         restored = saved.restore_latest(run.like)
         if restored is None:
             train_state, origin = start or _start(run)

@@ -16,7 +16,7 @@ from jaxattn.reading import read_json
 
 FILE = "fingerprint.json"
 #: What each checksum stands for, in words.
-KINDS = {"labels": "labels or lesions", "pixels": "pixels"}
+KINDS = {"labels": "labels or lesions", "pixels": "pixels", "metadata": "ages, sexes or sites"}
 
 
 def of(class_names: Sequence[str], table: Mapping[str, np.ndarray]) -> dict[str, str]:
@@ -36,6 +36,15 @@ def of(class_names: Sequence[str], table: Mapping[str, np.ndarray]) -> dict[str,
     if "pixel_hash" in table:
         found["pixels"] = _digest(zip(ids, table["pixel_hash"].tolist(), strict=True))
     return found
+
+
+def of_fields(fields: Sequence[str], table: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """The checksum of ``metadata``: image ids and some fields; {} without fields.
+
+    It is recorded by runs that see these fields, not by preparation: for others they may change.
+    """
+    columns = [map(str, table[name].tolist()) for name in ("image_id", *fields)]
+    return {"metadata": _digest(zip(*columns, strict=True))} if fields else {}
 
 
 def check(place: str, expected: Mapping[str, str], given: Mapping[str, str], data: str) -> None:

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from jaxattn.data import derived, packed
 from jaxattn.data.dataset import MASKS, Dataset, height_width
+from jaxattn.data.metadata import Vocabulary
 from jaxattn.data.samplers import Sampler
 from jaxattn.errors import unknown
 from jaxattn.runtime import devices
@@ -47,6 +48,7 @@ class Loader:
         config: ConfigDict,
         mesh: Mesh,
         masks: str = "",
+        vocabulary: Vocabulary | None = None,
     ):
         """Reads nothing yet.
 
@@ -58,6 +60,7 @@ class Loader:
             mesh: The devices.
             masks: Which of `dataset.MASKS` comes with the images; '' for none, which saves decoding
                 them.
+            vocabulary: Of the metadata that come with the images; None for none.
 
         Raises:
             InputError: Unknown loader or masks.
@@ -70,6 +73,12 @@ class Loader:
         self._dataset, self._config = dataset.decoding((self._masks,)), config
         self._shape = height_width(image_size)
         self._mesh = mesh
+        self._columns = {"label": dataset.labels}
+        if masks:
+            none = np.zeros(len(dataset), np.bool_)
+            self._columns["has_mask"] = dataset.table.get(f"has_{self._masks}", none)
+        if vocabulary:
+            self._columns["metadata"] = vocabulary.encode(dataset.table, len(dataset))
 
     @functools.cached_property
     def data(self) -> Mapping[str, jax.Array | packed.Packed]:
@@ -107,12 +116,11 @@ class Loader:
         local_rows = _LocalRows(rows, batch_size)
         batches: Iterable[dict[str, np.ndarray]]
         if self.data:
-            batches = (
-                _describe(self._dataset, self._masks, local_rows[step])
-                for step in range(first, last)
-            )
+            batches = (_describe(self._columns, local_rows[step]) for step in range(first, last))
         else:
-            source = _DecodedBatches(self._dataset, self._shape, self._masks, local_rows, last)
+            source = _DecodedBatches(
+                self._dataset, self._shape, self._masks, self._columns, local_rows, last
+            )
             batches = self._stream(source, first)
         return _prefetch(devices.put_batch(self._mesh, batch) for batch in batches)
 
@@ -158,10 +166,12 @@ class _DecodedBatches:
         dataset: Dataset,
         shape: tuple[int, int],
         masks: str,
+        columns: Mapping[str, np.ndarray],
         local_rows: _LocalRows,
         steps: int,
     ):
         self._dataset, self._shape, self._masks = dataset, shape, masks
+        self._columns = columns
         self._local_rows, self._steps = local_rows, steps
 
     def __len__(self) -> int:
@@ -172,16 +182,12 @@ class _DecodedBatches:
         arrays = _allocate(len(rows), self._shape, self._masks)
         for place, row in enumerate(rows.tolist()):
             _fill(arrays, place, self._dataset.records[row], self._masks)
-        return _describe(self._dataset, self._masks, rows) | arrays
+        return _describe(self._columns, rows) | arrays
 
 
-def _describe(dataset: Dataset, masks: str, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """``row``, ``label`` and, with masks, ``has_mask`` of some rows."""
-    batch = {"row": rows, "label": dataset.labels[rows]}
-    if masks:
-        has_mask = dataset.table.get(f"has_{masks}", np.zeros(len(dataset), np.bool_))
-        batch["has_mask"] = has_mask[rows]
-    return batch
+def _describe(columns: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Some rows and what is known of them, by column."""
+    return {"row": rows} | {name: column[rows] for name, column in columns.items()}
 
 
 def _allocate(count: int, shape: tuple[int, int], masks: str) -> dict[str, np.ndarray]:

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jaxtyping import Bool
 from ml_collections import ConfigDict
 
 from jaxattn import checkpoints, evaluate, metrics, reference_results, run_dir
-from jaxattn.data import class_mapping, duplicates, hashes, splits
+from jaxattn.data import class_mapping, duplicates, hashes, metadata, splits
 from jaxattn.data.class_mapping import ClassMapping
 from jaxattn.data.dataset import Dataset
 from jaxattn.data.loaders import Loader
@@ -81,7 +80,8 @@ def evaluate_on(
 
     Returns:
         The content of ``NAME.json``: as of `evaluate.evaluate`, and ``classes`` (the mapping),
-        ``left_out`` (images by class), ``known``, how many images the run knows and by what (see
+        ``left_out`` (images by class), ``unknown_metadata`` (values that the run does not know and
+        that count as missing, by field), ``known``, how many images the run knows and by what (see
         `find_known`), and ``without_trained`` and ``without_own``: what is measured without the
         images that training or validation knew, and without all of the run's data set; None where
         that leaves out no image. ``NAME_predictions.csv`` has the probabilities, with the columns
@@ -214,8 +214,11 @@ def find_known(dataset: Dataset, known: Known) -> dict[str, dict[str, Bool[np.nd
 
 
 def describe(result: dict[str, Any]) -> list[str]:
-    """Lines on the images that the run knows, and the main numbers without them."""
-    lines = []
+    """Lines on the images that the run knows, and the main numbers without them.
+
+    Before them, on words of metadata that the run does not know, and on images that are left out.
+    """
+    lines = metadata.describe(result.get("unknown_metadata", {}))
     left = ", ".join(f"{name} {count}" for name, count in result["left_out"].items())
     if left:
         lines.append(f"left out: {left}")
@@ -269,9 +272,8 @@ def _open(
         raise invalid("--classes", f"a mapping that keeps images of {dataset.name}", mapping.name)
     model_classes = tuple(facts["training_images"])
     mesh = devices.mesh()
-    model = models.create(
-        num_classes=len(model_classes), dtype=jnp.dtype(config.dtype), **config.model.to_dict()
-    )
+    vocabulary = run_dir.read_vocabulary(folder)
+    model = models.of_config(config, len(model_classes), vocabulary)
     target = model_classes.index(config.target_class) if config.target_class else None
     variables, step = checkpoints.read_variables(folder / run_dir.CHECKPOINTS, checkpoint)
     own = config.copy_and_resolve_references()
@@ -284,7 +286,9 @@ def _open(
         config=own,
         dataset=dataset,
         split={"train": every[:0], "validation": every[:0], "test": every},
-        loader=Loader(dataset, config.dataset.image_size, config.loader, mesh),
+        loader=Loader(
+            dataset, config.dataset.image_size, config.loader, mesh, vocabulary=vocabulary
+        ),
         step=step,
         variables=devices.put_replicated(mesh, variables),
         predict_step=evaluate.make_predict_step(
@@ -338,6 +342,7 @@ def _describe(
     matches: Mapping[str, Mapping[str, np.ndarray]],
 ) -> dict[str, Any]:
     """What was evaluated, and what the run knows of it."""
+    vocabulary = run_dir.read_vocabulary(run.folder)
     return {
         "step": run.step,
         "dataset": given.name,
@@ -346,6 +351,7 @@ def _describe(
         "lesions": len(np.unique(run.dataset.table["lesion_id"])),
         "classes": {"name": mapping.name, "data": dict(mapping.data), "model": dict(mapping.model)},
         "left_out": mapping.left_out(given),
+        "unknown_metadata": vocabulary.unknown(run.dataset.table) if vocabulary else {},
         "known": {
             which: {kind: int(rows.sum()) for kind, rows in kinds.items()}
             for which, kinds in matches.items()

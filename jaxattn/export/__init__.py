@@ -36,9 +36,16 @@ def write(run: Run, out: Path, formats: Sequence[str] = DEFAULT) -> None:
 
     Raises:
         InputError: There is no such format, the folder holds something or cannot be written, or
-            the model cannot be written in a format.
+            the model cannot be written in a format, or sees metadata.
     """
     chosen = [FORMATS[name] for name in formats]
+    if run.vocabulary:
+        fields = ", ".join(run.vocabulary.columns)
+        raise invalid(
+            "--run",
+            "a model of images alone, as export writes no other yet",
+            f"one that sees {fields} too (metadata.fields)",
+        )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise invalid("--out", "a new folder", f"{out}, which exists")
     part = out.absolute().with_name(f".{out.absolute().name}{PART}")

@@ -17,10 +17,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from ml_collections import ConfigDict
 
+from jaxattn.data.metadata import Vocabulary
 from jaxattn.errors import unknown
 from jaxattn.models.backbones import BACKBONES
 from jaxattn.models.classifier import Classifier
+from jaxattn.models.metadata import WithMetadata
 from jaxattn.registry import Registry
 
 
@@ -82,18 +85,28 @@ def find(name: str) -> Model:
     return MODELS[name]
 
 
-def create(name: str, num_classes: int, *, dtype: Any = jnp.float32, **options: Any) -> nn.Module:
+def create(
+    name: str,
+    num_classes: int,
+    *,
+    dtype: Any = jnp.float32,
+    metadata: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> nn.Module:
     """Makes a classifier by name.
 
     Args:
         name: One of ``names()``.
         num_classes: Number of logits.
         dtype: Type of the activations; parameters and batch statistics are always float32.
+        metadata: Attributes of `jaxattn.models.metadata.Fusion`, such as ``{"sizes": (0, 2, 13)}``
+            for an age, two sexes and 13 sites; None for a model that sees the image alone.
         **options: Attributes of the model's class, such as ``attention="soft"``.
 
     Returns:
         A module called with float images ``(B, H, W, 3)`` and the keyword ``train``. It returns
-        float32 logits ``(B, num_classes)`` and a dict of attention maps ``(B, K, h, w)``.
+        float32 logits ``(B, num_classes)`` and a dict of attention maps ``(B, K, h, w)``. With
+        ``metadata`` it is a `WithMetadata`, which takes them after the images.
 
     Raises:
         InputError: There is no such model, or it has no such option.
@@ -102,7 +115,30 @@ def create(name: str, num_classes: int, *, dtype: Any = jnp.float32, **options: 
     for option in options:
         if option not in model.options:
             raise unknown(f"model.{option}", option, model.options)
-    return model.module(num_classes=num_classes, dtype=dtype, **model.fixed, **options)
+    classifier = model.module(num_classes=num_classes, dtype=dtype, **model.fixed, **options)
+    return WithMetadata(classifier, dict(metadata)) if metadata else classifier
+
+
+def of_config(
+    config: ConfigDict, num_classes: int, vocabulary: Vocabulary | None = None
+) -> nn.Module:
+    """The classifier of a config, see `create`.
+
+    Args:
+        config: The config, resolved.
+        num_classes: Number of logits.
+        vocabulary: Of ``config.metadata.fields``; None without fields.
+    """
+    metadata = None
+    if vocabulary:
+        options = {name: value for name, value in config.metadata.items() if name != "fields"}
+        metadata = {"sizes": vocabulary.sizes, **options}
+    return create(
+        num_classes=num_classes,
+        dtype=jnp.dtype(config.dtype),
+        metadata=metadata,
+        **config.model.to_dict(),
+    )
 
 
 def layers(model: nn.Module, input_shape: tuple[int, ...]) -> list[str]:
@@ -126,7 +162,8 @@ def layers(model: nn.Module, input_shape: tuple[int, ...]) -> list[str]:
         return 0
 
     jax.eval_shape(trace, jax.ShapeDtypeStruct((1, *input_shape), jnp.float32))
-    return names
+    # A backbone's own layer ``logits`` comes before a layer beside the backbone that it follows.
+    return sorted(names, key=lambda name: name.rpartition("/")[2] == "logits")
 
 
 def _register_published() -> None:
