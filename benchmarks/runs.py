@@ -15,6 +15,9 @@ standard errors, estimated from the seeds.
     python -m benchmarks.runs --kind=seeds --name=precision \
       --runs=$(ls -d runs/precision/* | paste -sd,)
 
+``--kind=lite0`` compares the forms of attention of ``configs/ham_lite0.py``, from runs in folders
+``SEED/ATTENTION``.
+
 ``--kind=gessert`` compares the input strategies of Gessert et al. 2019, ``--kind=yan`` gives tables
 2 and 3 of Yan et al. 2019, from runs whose folders are named after their rows, as
 ``configs/gessert2019_small.py`` and ``configs/yan2019.py`` say. Yan's Jaccard indices are of the
@@ -84,6 +87,18 @@ KINDS = {
         },
         note="One fold, one seed.",
         percent=True,
+    ),
+    "lite0": Kind(
+        {
+            "balanced accuracy": "metrics/balanced_accuracy",
+            "macro AUC": "metrics/macro/auc",
+            "melanoma, sensitivity at 80% specificity": (
+                "metrics/per_class/mel/sensitivity_at_specificity"
+            ),
+            "Jaccard soft_attention": "jaccard/mean/soft_attention",
+            "Jaccard gate": "jaccard/mean/gate",
+        },
+        note="Jaccard indices: the map, cut at half its range, and the lesion mask.",
     ),
     "yan": Kind(
         {
@@ -190,7 +205,7 @@ def run(name: str, runs: tuple[str, ...], kind: str = "seeds") -> None:
     Args:
         name: Name of the result file.
         runs: Folders of finished runs.
-        kind: seeds, gessert or yan.
+        kind: One of ``KINDS``.
     """
     if kind not in KINDS:
         raise unknown("--kind", kind, KINDS)

@@ -121,10 +121,12 @@ def check(folder: Path) -> None:
         )
 
 
-def _from_package(name: str) -> tuple[Variables, dict[str, Any]]:
-    """The weights of a package, without importing it."""
-    from jaxattn.convert import torch
+def package_file(name: str) -> Path:
+    """The file of weights in one of ``PACKAGES``, without importing it.
 
+    Raises:
+        InputError: The package is not installed.
+    """
     package = PACKAGES[name]
     module, _, file = package.file.partition("/")
     spec = importlib.util.find_spec(module)
@@ -134,9 +136,18 @@ def _from_package(name: str) -> tuple[Variables, dict[str, Any]]:
             f"{package.package} installed (pip install 'jaxattn[pretrained]')",
             f"{_PREFIX}{name} without it",
         )
-    path = Path(spec.submodule_search_locations[0]) / file
+    return Path(spec.submodule_search_locations[0]) / file
+
+
+def _from_package(name: str) -> tuple[Variables, dict[str, Any]]:
+    from jaxattn.convert import torch
+
+    package = PACKAGES[name]
     notes = {"package": package.package, "licence": package.licence}
-    return torch.load(path, package.model), {"model": {"name": package.model}, **notes}
+    return torch.load(package_file(name), package.model), {
+        "model": {"name": package.model},
+        **notes,
+    }
 
 
 def start_from(
