@@ -102,6 +102,8 @@ def differences(config: Any, entry: Mapping[str, Any]) -> list[str]:
         found.append(f"images are resized by {resize} (--config.dataset.resize={wanted})")
     if config.evaluation.tta != 1 or config.evaluation.logit_adjustment:
         found.append("this run uses test-time augmentation or logit adjustment")
+    if config.metadata.fields:
+        found.append("this run sees metadata beside the image (--config.metadata.fields=())")
     return found
 
 

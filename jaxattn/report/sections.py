@@ -136,6 +136,8 @@ def result(run: Run) -> dict[str, Any]:
         "lesions": "unknown" if "" in lesions else len(lesions),
         "checkpoint": f"{evaluation.get('checkpoint', '?')}, step {evaluation.get('step', '?')}",
     }
+    if run.config.metadata.fields:
+        facts["sees beside the image"] = ", ".join(run.config.metadata.fields)
     for name in ("parameters", "date", "commit"):
         if evaluation.get(name):
             value = evaluation[name]

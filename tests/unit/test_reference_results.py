@@ -300,3 +300,5 @@ def test_what_differs_from_a_protocol():
     assert not any("resized" in each for each in reference_results.differences(config, entry))
     config.dataset.resize = "antialias"
     assert any("resize=nearest" in each for each in reference_results.differences(config, entry))
+    config.metadata.fields = ("age",)
+    assert any("metadata" in each for each in reference_results.differences(config, entry))
