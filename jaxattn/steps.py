@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Key, Shaped, UInt8
 
 from jaxattn.data.crops import Crops
+from jaxattn.data.mixing import Mixing, mean_of_labels
 from jaxattn.data.packed import Packed
 from jaxattn.freezing import Frozen
 from jaxattn.models.backbones.base import ENDPOINT
@@ -55,6 +56,7 @@ def make_train_step(
     mesh: Mesh,
     *,
     seed: int,
+    mixing: Mixing = Mixing(),  # noqa: B008 - immutable
     ema_decay: float = 0.0,
     skip_nonfinite: bool = False,
     accumulate: int = 1,
@@ -71,6 +73,7 @@ def make_train_step(
         mesh: The state is replicated over its devices, the batch split over them. Batch statistics
             are of the global batch.
         seed: All random numbers of a step are a pure function of (seed, step).
+        mixing: How the preprocessed images are mixed; loss and accuracy are means over both labels.
         ema_decay: Decay of the EMA per step, if the state has one; ``(1 + step) / (10 + step)``
             in the first steps, while that is smaller.
         skip_nonfinite: Whether a step changes nothing but the number of steps if its loss, a
@@ -105,8 +108,12 @@ def make_train_step(
             (logits, maps), changed = network(
                 frozen.joined(trained, params), images, *metadata_of(batch)
             )
-            loss, metrics = loss_fn(logits, maps, batch)
-            metrics["accuracy"] = jnp.mean(logits.argmax(-1) == batch["label"])
+
+            def measure(batch: Arrays):
+                loss, metrics = loss_fn(logits, maps, batch)
+                return loss, metrics | {"accuracy": jnp.mean(logits.argmax(-1) == batch["label"])}
+
+            loss, metrics = mean_of_labels(measure, batch)
             return loss, (metrics, changed.get("batch_stats", {}))
 
         return jax.grad(loss_of, has_aux=True)(frozen.trained(params))
@@ -119,6 +126,7 @@ def make_train_step(
             images, masks = preprocess(key, pixels("image", data, batch), masks)
         if masks is not None:
             batch = {**batch, "mask": masks}
+        images, batch = mixing(mixing_key(key), images, batch)
 
         trained = frozen.trained(state.params)
         if accumulate > 1:
@@ -269,3 +277,8 @@ def all_finite(tree: Any) -> Bool[Array, ""]:
 def dropout_key(key: Key[Array, ""]) -> Key[Array, ""]:
     """The part of a step's key that preprocessing leaves to dropout."""
     return jax.random.split(key, 3)[1]
+
+
+def mixing_key(key: Key[Array, ""]) -> Key[Array, ""]:
+    """A part of a step's key that is none of the three of preprocessing."""
+    return jax.random.fold_in(key, 3)

@@ -33,6 +33,7 @@ from jaxattn.data.crops import Crops
 from jaxattn.data.dataset import Dataset, height_width
 from jaxattn.data.loaders import Loader
 from jaxattn.data.metadata import Vocabulary
+from jaxattn.data.mixing import Mixing
 from jaxattn.data.samplers import Sampler
 from jaxattn.data.splits import Split
 from jaxattn.early_stopping import Progress
@@ -115,7 +116,7 @@ def setup(config: ConfigDict, mesh: Mesh | None = None) -> Training:
     evaluate.check_criteria(config, dataset, split)
     model = models.of_config(config, len(dataset.class_names), vocabulary)
     evaluate.check_layers(config, model)
-    crops = Crops(**config.crops)
+    augmentation, crops = Augmentation(**config.augment), Crops(**config.crops)
     steps_per_epoch = _steps_per_epoch(config, sampler)
     shape = crops.input_shape(*height_width(config.dataset.image_size))
     layers = functools.partial(models.layers, model, shape)
@@ -131,12 +132,11 @@ def setup(config: ConfigDict, mesh: Mesh | None = None) -> Training:
     step = steps.make_train_step(
         model,
         optimizer,
-        preprocess.make_training_preprocess(
-            Augmentation(**config.augment), crops, config.normalisation
-        ),
+        preprocess.make_training_preprocess(augmentation, crops, config.normalisation),
         loss,
         mesh,
         seed=config.seed,
+        mixing=Mixing(augmentation.mixup, augmentation.cutmix),
         ema_decay=config.ema_decay,
         skip_nonfinite=config.skip_nonfinite > 0,
         accumulate=config.accumulate_steps,
@@ -346,6 +346,9 @@ def _check(config: ConfigDict) -> None:
             raise unknown(field, value, measured)
     if config.loss.maps.weights and config.crops.strategy == "ordered":
         raise invalid("loss.maps.weights", "nothing with crops.strategy='ordered'", "weights")
+    if config.metadata.fields and (config.augment.mixup or config.augment.cutmix):
+        expected = "none with augment.mixup or augment.cutmix"
+        raise invalid("metadata.fields", expected, config.metadata.fields)
     devices.check_batch_size("batch_size", config.batch_size)
     devices.check_batch_size("evaluation.batch_size", config.evaluation.batch_size)
     shares = config.batch_size // jax.device_count()

@@ -49,7 +49,7 @@ NORMALISATIONS |= {
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Ranges to draw from, uniformly and independently for each image.
+    """Ranges to draw from, uniformly and independently for each image; and what mixes images.
 
     Rotation, shift, shear and zoom are defined as in Keras' ``ImageDataGenerator``.
 
@@ -65,6 +65,8 @@ class Augmentation:
         brightness: Pixels are multiplied by a factor in [1 - brightness, 1 + brightness].
         contrast: The same for the distance of each pixel from the image's mean grey.
         saturation: The same for the distance of each pixel from its own grey.
+        mixup: See `jaxattn.data.mixing.Mixing`, which mixes what the network sees.
+        cutmix: Likewise.
     """
 
     rotation: float = 0.0
@@ -77,6 +79,8 @@ class Augmentation:
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
     def __post_init__(self):
         for field in ("zoom", "brightness", "contrast", "saturation"):

@@ -178,6 +178,14 @@ def test_recomputing_blocks_changes_no_result():
     assert kept == [[], [2]]
 
 
+@pytest.mark.parametrize("field", ["mixup", "cutmix"])
+def test_metadata_are_not_mixed(tiny_config, field):
+    tiny_config.metadata.fields = ("age",)
+    tiny_config.augment[field] = 1.0
+    with pytest.raises(InputError, match=r"fields: expected none with .*cutmix, got \('age',\)"):
+        train.setup(tiny_config)
+
+
 @pytest.mark.parametrize(("field", "value"), [("remat", "block"), ("accumulate_steps", 3)])
 def test_ways_to_save_memory_are_checked(tiny_config, field, value):
     tiny_config[field] = value
@@ -251,6 +259,24 @@ def test_every_step_draws_again_and_runs_repeat(tiny_config):
     assert len(set(losses)) == 3
 
 
+def test_a_mixed_step_depends_on_nothing_before_it(tiny_config):
+    """With masks and the focal loss: from a copied state another program goes on with its bits."""
+    tiny_config.augment.update(mixup=0.2, cutmix=1.0)
+    tiny_config.loss.focal_gamma = 1.5
+    tiny_config.loss.maps.weights.attention = 0.1
+    built = train.setup(tiny_config)
+    batches = list(built.loader.training(built.sampler, 0, 4))
+    state, states, losses = built.init(), [], []
+    for batch in batches:
+        state, metrics = built.step(state, built.loader.data, batch)
+        states.append(jax.device_get(state))
+        losses.append(float(metrics["loss"]))
+    assert np.isfinite(losses).all()
+    built = train.setup(tiny_config)
+    again, _ = built.step(jax.tree.map(jnp.asarray, states[1]), built.loader.data, batches[2])
+    chex.assert_trees_all_equal(again, states[2])
+
+
 def test_bfloat16_keeps_parameters_and_statistics_in_float32(tiny_config):
     tiny_config.dtype = "bfloat16"
     built = train.setup(tiny_config)
@@ -294,6 +320,7 @@ config.model.name = "tiny"
 config.dataset.update(image_size=32, num_images=210)
 config.batch_size = config.evaluation.batch_size = 16
 config.loader.name = sys.argv[3]
+config.augment.update(mixup=0.2, cutmix=1.0)
 config.optimizer.update(name="sgd", schedule="constant", warmup=0.0)
 built = train.setup(config)
 assert jax.device_count() == devices
