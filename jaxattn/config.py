@@ -88,6 +88,8 @@ def base() -> ConfigDict:
             brightness=0.0,
             contrast=0.0,
             saturation=0.0,
+            hue=0.0,
+            gamma=0.0,
             mixup=0.0,  # alpha of mixup; 0: none. See jaxattn.data.mixing
             cutmix=0.0,  # alpha of CutMix; 0: none
         )

@@ -176,6 +176,8 @@ def rules() -> Mapping[str, Rule]:
         "augment.brightness": _SHARE,
         "augment.contrast": _SHARE,
         "augment.saturation": _SHARE,
+        "augment.hue": number(0, 0.5),
+        "augment.gamma": _PART,
         "augment.mixup": number(0, 100),
         "augment.cutmix": number(0, 100),
         "crops.strategy": choice(*crops.STRATEGIES),

@@ -65,6 +65,8 @@ class Augmentation:
         brightness: Pixels are multiplied by a factor in [1 - brightness, 1 + brightness].
         contrast: The same for the distance of each pixel from the image's mean grey.
         saturation: The same for the distance of each pixel from its own grey.
+        hue: Largest turn of the hue to either side, a share of the colour circle.
+        gamma: Pixels are raised to a power in [1 - gamma, 1 + gamma].
         mixup: See `jaxattn.data.mixing.Mixing`, which mixes what the network sees.
         cutmix: Likewise.
     """
@@ -79,14 +81,19 @@ class Augmentation:
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
+    hue: float = 0.0
+    gamma: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
 
     def __post_init__(self):
-        for field in ("zoom", "brightness", "contrast", "saturation"):
+        for field in ("zoom", "brightness", "contrast", "saturation", "hue", "gamma"):
             _check_fraction(field, getattr(self, field))
-        if self.zoom == 1:
-            raise invalid("augment.zoom", "less than 1", self.zoom)
+        for field in ("zoom", "gamma"):
+            if getattr(self, field) == 1:
+                raise invalid(f"augment.{field}", "less than 1", 1.0)
+        if self.hue > 0.5:
+            raise invalid("augment.hue", "a number in [0, 0.5]", self.hue)
         if not abs(self.shear) < 90:
             raise invalid("augment.shear", "less than 90 degrees", self.shear)
         if len(self.shifts) != 2:
@@ -333,13 +340,18 @@ def bilinear(
 def _colour(
     key: Key[Array, ""], pixels: Float[Array, "B H W 3"], ranges: Augmentation
 ) -> Float[Array, "B H W 3"]:
-    """Brightness, then contrast, then saturation, each like torchvision's ColorJitter."""
-    keys = jax.random.split(key, 3)
+    """Brightness, contrast, saturation and hue, each like torchvision's ColorJitter; then gamma.
+
+    The first four are those of Perez et al. 2018, gamma is that of Isensee et al. 2021.
+    """
+    keys = jax.random.split(key, 5)
     grey = lambda pixels: (pixels @ jnp.array(GREY))[..., None]  # noqa: E731
 
+    def drawn(index: int, limit: float) -> Array:
+        return limit * jax.random.uniform(keys[index], (len(pixels), 1, 1, 1), minval=-1.0)
+
     def blend(index: int, limit: float, pixels: Array, other: Any) -> Array:
-        shape = (len(pixels), 1, 1, 1)
-        factor = 1.0 + limit * jax.random.uniform(keys[index], shape, minval=-1.0)
+        factor = 1.0 + drawn(index, limit)
         return jnp.clip(factor * pixels + (1.0 - factor) * other, 0.0, 1.0)
 
     if ranges.brightness:
@@ -348,4 +360,31 @@ def _colour(
         pixels = blend(1, ranges.contrast, pixels, grey(pixels).mean((1, 2, 3), keepdims=True))
     if ranges.saturation:
         pixels = blend(2, ranges.saturation, pixels, grey(pixels))
+    if ranges.hue:
+        pixels = turn_hue(pixels, drawn(3, ranges.hue)[..., 0])
+    if ranges.gamma:
+        pixels = pixels ** (1.0 + drawn(4, ranges.gamma))
     return pixels
+
+
+def turn_hue(
+    pixels: Float[Array, "B H W 3"], turns: Float[Array, "B 1 1"]
+) -> Float[Array, "B H W 3"]:
+    """Turns the hue, and keeps value and saturation (Smith 1978, the HSV hexcone).
+
+    Args:
+        pixels: RGB in [0, 1].
+        turns: Of each image, in turns of the colour circle.
+    """
+    red, green, blue = jnp.moveaxis(pixels, -1, 0)
+    value = pixels.max(-1)
+    chroma = value - pixels.min(-1)
+    divisor = jnp.where(chroma > 0, chroma, 1.0)
+    hue = jnp.where(
+        value == red,
+        (green - blue) / divisor,
+        jnp.where(value == green, 2.0 + (blue - red) / divisor, 4.0 + (red - green) / divisor),
+    )
+    place = jnp.mod((hue + 6.0 * turns)[..., None] + jnp.array([5.0, 3.0, 1.0]), 6.0)
+    less = jnp.clip(jnp.minimum(place, 4.0 - place), 0.0, 1.0)
+    return value[..., None] - chroma[..., None] * less

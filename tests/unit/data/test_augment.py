@@ -1,3 +1,4 @@
+import colorsys
 import json
 
 import jax
@@ -20,10 +21,11 @@ from jaxattn.data.augment import (
     bilinear,
     draw,
     move_pixels,
+    turn_hue,
 )
 from jaxattn.errors import InputError
 
-EVERYTHING = Augmentation(180.0, 0.1, 5.0, 0.1, True, True, True, 0.2, 0.2, 0.2)
+EVERYTHING = Augmentation(180.0, 0.1, 5.0, 0.1, True, True, True, 0.2, 0.2, 0.2, 0.1, 0.2)
 
 
 def images(count=4, height=12, width=12, seed=0):
@@ -181,15 +183,15 @@ def test_quarter_turns_want_squares():
         augment(jax.random.key(0), images(1, 4, 6), None, Augmentation(quarter_turns=True))
 
 
-@pytest.mark.parametrize("field", ["brightness", "contrast", "saturation"])
+@pytest.mark.parametrize("field", ["brightness", "contrast", "saturation", "gamma"])
 def test_colour_keeps_what_it_should(field):
-    """Brightness keeps ratios, contrast the mean grey, saturation each pixel's grey."""
+    """Brightness and gamma keep ratios, contrast the mean grey, saturation each pixel's grey."""
     given = images(40) // 2 + 60  # far from 0 and 255, so that nothing is cut off
     pixels, _ = augment(jax.random.key(2), given, None, Augmentation(**{field: 0.2}))
     before, after = np.asarray(given, np.float32) / 255, np.asarray(pixels)
     grey = lambda x: x @ np.array(GREY)  # noqa: E731
-    if field == "brightness":
-        ratio = after / before
+    if field in ("brightness", "gamma"):
+        ratio = after / before if field == "brightness" else np.log(after) / np.log(before)
         assert np.ptp(ratio, axis=(1, 2, 3)).max() < 1e-3
         assert ratio.min() < 0.95
         assert ratio.max() > 1.05
@@ -201,6 +203,30 @@ def test_colour_keeps_what_it_should(field):
     else:
         np.testing.assert_allclose(grey(after), grey(before), atol=1e-3)
         assert not np.allclose(after, before, atol=0.02)
+
+
+@pytest.mark.parametrize("turns", [0.0, 0.08, -0.3, 0.5])
+def test_hue_is_pythons(turns):
+    given = np.asarray(images(2, 6, 6), np.float32) / 255
+    given[0, 0] = [[0, 0, 0], [1, 1, 1], [0.4, 0.4, 0.4], [1, 0, 0], [0.7, 0.7, 0.2], [0, 0.3, 0.3]]
+    ours = turn_hue(jnp.asarray(given), jnp.array([0.0, turns])[::-1, None, None])
+    for image, out, turn in zip(given, ours, (turns, 0.0), strict=True):
+        for pixel, new in zip(image.reshape(-1, 3), np.asarray(out).reshape(-1, 3), strict=True):
+            hue, saturation, value = colorsys.rgb_to_hsv(*pixel.tolist())
+            wanted = colorsys.hsv_to_rgb((hue + turn) % 1, saturation, value)
+            np.testing.assert_allclose(new, wanted, atol=2e-6)
+
+
+def test_one_hue_is_drawn_for_each_image():
+    """Of a share of the circle that is reached and kept; red becomes the hue that was drawn."""
+    given = jnp.zeros((600, 2, 2, 3), jnp.uint8).at[..., 0].set(255)
+    pixels, _ = augment(jax.random.key(0), given, None, Augmentation(hue=0.1))
+    pixels = np.asarray(pixels, np.float64)
+    assert np.ptp(pixels, axis=(1, 2)).max() == 0
+    hues = np.array([colorsys.rgb_to_hsv(*pixel)[0] for pixel in pixels[:, 0, 0]])
+    hues = (hues + 0.5) % 1 - 0.5
+    assert -0.1001 <= hues.min() < -0.099
+    assert 0.099 < hues.max() <= 0.1001
 
 
 def test_a_pure_function_of_the_key_under_jit():
@@ -247,6 +273,8 @@ def test_yan_normalisation_centres_the_mean_colour():
         ({"shift": (0.1, -0.1)}, r"augment.shift: expected a number in \[0, 1\], got -0.1"),
         ({"shift": (0.1,)}, r"augment.shift: expected one number or a pair, got \(0.1,\)"),
         ({"zoom": 1.0}, r"augment.zoom: expected less than 1, got 1.0"),
+        ({"hue": 0.6}, r"augment.hue: expected a number in \[0, 0.5\], got 0.6"),
+        ({"gamma": 1.0}, r"augment.gamma: expected less than 1, got 1.0"),
         ({"shear": 90.0}, r"augment.shear: expected less than 90 degrees, got 90.0"),
     ],
 )
