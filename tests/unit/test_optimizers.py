@@ -163,7 +163,7 @@ def test_layers_are_those_of_the_forward_pass():
     blocks = [name.removeprefix("backbone/") for name in names if "block" in name]
     assert blocks == sorted(blocks)
     assert names[:2] == ["backbone/stem", "backbone/block1_1"]
-    assert names[-3:] == ["backbone/head", "backbone/logits", "attention"]  # what is new comes last
+    assert names[-3:] == ["backbone/head", "attention", "backbone/logits"]  # what is new comes last
 
 
 def test_clipped_gradients_keep_their_direction():
