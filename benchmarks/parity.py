@@ -4,15 +4,19 @@
     python -m benchmarks.parity --training [--models=...]
 
 See ``references/keras_parity.py`` for what is compared, and how weights are drawn. Results replace
-earlier ones of the same models. Exit status 1 means that a bound is exceeded.
+earlier ones of the same models on the same machine. Exit status 1 means that a bound is exceeded,
+that a comparison failed, or, of training, that a mutation would not be found.
 """
 
+import contextlib
 import gc
-import json
+import hashlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -21,22 +25,79 @@ import jax
 import keras
 
 from benchmarks import measure
-from jaxattn import run_dir
 from jaxattn.errors import unknown
 from references import keras_models, keras_parity
 
+#: What rows say something of: these files, as far as functions in them ran. The registry gives
+#: models their names and options alone.
+COVERED = (
+    "jaxattn/convert",
+    "jaxattn/models",
+    "jaxattn/ops",
+    "jaxattn/optimizers.py",
+    "references",
+)
+NOT_COVERED = ("jaxattn/models/registry.py", "jaxattn/models/attention/registry.py")
 
-def add(out: Path, kind: str, rows: Sequence[dict]) -> None:
-    """Adds rows to the result file."""
-    result = json.loads(out.read_text()) if out.is_file() else {}
-    machine = measure.machine()
-    machine["versions"]["keras"] = keras.__version__
-    result |= {"benchmark": "parity", "command": "python -m benchmarks.parity", "machine": machine}
-    result["bounds"] = keras_parity.BOUNDS
-    result.setdefault(kind, {}).update({row["model"]: row for row in rows})
-    known = list(keras_models.names())
-    result[kind] = dict(sorted(result[kind].items(), key=lambda row: known.index(row[0])))
-    run_dir.write_json(out, result)
+
+@contextlib.contextmanager
+def files_that_run() -> Iterator[set[str]]:
+    """Collects the covered files, relative to the repository, whose functions are called."""
+    found: set[str] = set()
+
+    def note(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call":
+            found.add(frame.f_code.co_filename)
+
+    sys.setprofile(note)
+    try:
+        yield found
+    finally:
+        sys.setprofile(None)
+        inside = {Path(each) for each in found if each.startswith(f"{measure.ROOT}{os.sep}")}
+        names = {each.relative_to(measure.ROOT).as_posix() for each in inside}
+        found.clear()
+        found |= {each for each in names if each.startswith(COVERED)} - {*NOT_COVERED}
+
+
+def digest(files: Sequence[str]) -> str:
+    """A hash of the contents of files of the repository; of a missing file, of nothing."""
+    total = hashlib.sha256()
+    for name in sorted(files):
+        path = measure.ROOT / name
+        total.update(f"{name}\0".encode() + (path.read_bytes() if path.is_file() else b""))
+    return total.hexdigest()[:16]
+
+
+def stale(row: dict[str, Any]) -> bool:
+    """Whether a file that the row covers changed since it was made."""
+    return row.get("digest") != digest(row.get("files", ()))
+
+
+def compare(name: str, training: bool = False) -> dict[str, Any]:
+    """A row of the result: a comparison, or why it failed."""
+    with files_that_run() as files:
+        try:
+            if training:
+                row = keras_parity.compare_training(name)
+            else:
+                row = keras_parity.compare_outputs(name, range(2), 2)
+        except RuntimeError as error:
+            row = {"model": name, "failed": str(error)}
+    kind = "training" if training else "outputs"
+    more = {"keras": keras.__version__, "files": sorted(files), "digest": digest([*files])}
+    return {"kind": kind, **row, **more}
+
+
+def add(row: dict[str, Any]) -> None:
+    """Adds a row to the result file."""
+    measure.write(
+        "parity",
+        [row],
+        case=("kind", "model"),
+        bounds=keras_parity.BOUNDS,
+        models={"outputs": keras_models.names(), "training": [*keras_parity.TRAINED]},
+    )
 
 
 def run(models: tuple[str, ...] = (), training: bool = False) -> None:
@@ -50,17 +111,13 @@ def run(models: tuple[str, ...] = (), training: bool = False) -> None:
     for name in models:
         if name not in known:
             raise unknown("--models", name, known)
-    out = Path(os.environ.get("JAXATTN_RESULTS", measure.RESULTS)) / "parity.json"
     failed = False
     for name in models or known:
-        if training:
-            row = keras_parity.compare_training(name, 20, 8, keras_parity.TRAINED[name])
-        else:
-            row = keras_parity.compare_outputs(name, range(2), 1)
-        add(out, "training" if training else "outputs", [row])
-        beyond = keras_parity.exceeded(row)
-        failed |= bool(beyond)
-        print(f"{name}: {'exceeds ' + ', '.join(beyond) if beyond else 'ok'}", flush=True)
+        row = compare(name, training)
+        add(row)
+        problems = keras_parity.problems(row)
+        failed |= bool(problems)
+        print(f"{name}: {', '.join(problems) or 'ok'}", flush=True)
         jax.clear_caches()  # the programs are large and not used again
         gc.collect()
     if failed:

@@ -355,52 +355,81 @@ def patch_throughput(result: Row) -> str:
 
 def parity(result: Row) -> str:
     """Outputs and gradients, and training; what exceeds its bound is bold."""
-    bounds = result["bounds"]
+    bounds, parts = result["bounds"], []
 
     def cell(name: str, draw: str, row: Row) -> str:
         found = (row["differences"][draw] if draw else row["differences"])[name]["difference"]
         return f"{found:.1e}" if found <= bounds[name] else f"**{found:.1e}**"
 
-    columns: Columns
-    trained, parts = ("losses", "statistics", "parameters"), []
-    if rows := list(result.get("outputs", {}).values()):
-        columns = {
-            "model": "{model}",
-            "size, batch": "{image_size}, {batch}",
-            "endpoints": "{endpoints}",
-            "parameters": "{parameters}",
-        }
-        for draw, names in (
-            ("ordinary", ("logits", "endpoints")),
-            ("away from kinks", ("logits", "endpoints", "gradients")),
-        ):
-            for name in names:
-                columns[f"{name}, {draw.split()[0]}"] = functools.partial(cell, name, draw)
-        parts += [
-            table(columns, rows),
+    def seen(mutation: str, row: Row) -> str:
+        found = row["mutations"][mutation]
+        bound = bounds["rate" if mutation.startswith("rate") else "movements"]
+        return f"{found:.1e}" if found > bound else f"**{found:.1e}**"
+
+    columns: Columns = {
+        "model": "{model}",
+        "size, batch": "{image_size}, {batch}",
+        "endpoints": "{endpoints}",
+        "parameters": "{parameters}",
+    }
+    for draw, names in (
+        ("ordinary", ("logits", "endpoints")),
+        ("away from kinks", ("logits", "endpoints", "gradients")),
+    ):
+        for name in names:
+            columns[f"{name}, {draw.split()[0]}"] = functools.partial(cell, name, draw)
+    rows, failures = _of_kind(result, "outputs")
+    parts += [table(columns, rows)] if rows else []
+    parts += failures
+    if rows:
+        parts.append(
             "Largest difference of any element from Keras, relative to the largest element of "
             f"that tensor, over seeds {' and '.join(map(str, rows[0]['seeds']))}: of the logits, "
             "of all endpoints, of the gradients with respect to the images and every parameter. "
-            "Ordinary: random weights; away: random weights away from the kinks of ReLUs, without "
-            f"which gradients are not comparable. Bounds: logits and endpoints "
-            f"{bounds['endpoints']}, gradients {bounds['gradients']}.",
-        ]
-    if rows := list(result.get("training", {}).values()):
+            "Ordinary: random weights; away: random weights away from the kinks of ReLUs and the "
+            "ties of max pools, without which gradients are not comparable. Bounds: logits and "
+            f"endpoints {bounds['endpoints']}, gradients {bounds['gradients']}."
+        )
+    trained = ("losses", "statistics", "movements", "rate")
+    rows, failures = _of_kind(result, "training")
+    if rows:
         columns = {
             "model": "{model}",
             "size, batch": "{image_size}, {batch}",
             "Keras' loss": lambda row: f"{row['losses'][0]:.3f} → {row['losses'][-1]:.3f}",
             **{name: functools.partial(cell, name, "") for name in trained},
+            "moved": "{moved} of {parameters}",
+            **{name: functools.partial(seen, name) for name in rows[0]["mutations"]},
         }
-        parts += [
-            table(columns, rows),
-            f"Training: {rows[0]['steps']} steps of Adam(0.01, epsilon 0.1) on one batch, batch "
-            "norm in training mode, no dropout, weights away from the kinks; Keras' loss at the "
-            "first and the last step. Largest relative difference of the loss at any step, and at "
-            "the end of batch norm's moving statistics and of all parameters, relative to the "
-            f"largest element. Bounds: {', '.join(f'{n} {bounds[n]}' for n in trained)}.",
-        ]
-    return "\n\n".join([*parts, "All in float32."])
+        parts.append(table(columns, rows))
+    parts += failures
+    if rows:
+        parts.append(
+            f"Training: {rows[0]['steps']} steps of Keras' Adam({rows[0]['rate']}, epsilon 0.1) on "
+            "one batch, batch norm in training mode, no dropout, weights away from the kinks; "
+            "Keras' loss at the first and the last step. Largest relative difference of the loss "
+            "at any step, and of how far batch norm's moving statistics and all parameters moved, "
+            "relative to the largest movement in the same array; rate: of what is common to the "
+            "movements of all arrays, a median. "
+            f"Bounds: {', '.join(f'{n} {bounds[n]}' for n in trained)}. Then how many arrays moved "
+            "(biases that batch norm cancels cannot), and the difference that each error would "
+            "make in the array where it shows least: an array that is not trained, its gradient "
+            "times 1.5 or negated, which must exceed the bound of movements; and a learning rate "
+            "0.1% higher, which must exceed that of the rate."
+        )
+    keras = sorted({row["keras"] for row in result["rows"]})
+    return "\n\n".join([*parts, f"All in float32, with Keras {', '.join(keras)}."])
+
+
+def _of_kind(result: Row, kind: str) -> tuple[list[Row], list[str]]:
+    """The rows of parity of a kind in the order of the models, and what to say of the others."""
+    found = {row["model"]: row for row in result["rows"] if row["kind"] == kind}
+    rows = [found[name] for name in result["models"][kind] if name in found]
+    missing = [name for name in result["models"][kind] if name not in found]
+    failed = [f"**{row['model']} failed**: {row['failed']}" for row in rows if "failed" in row]
+    if missing:
+        failed.append(f"**Not compared** ({kind}): {', '.join(missing)}.")
+    return [row for row in rows if "failed" not in row], failed
 
 
 def runs(result: Row) -> str:

@@ -32,13 +32,20 @@ BOUNDS = {
     "gradients": 1e-3,
     "losses": 1e-3,
     "statistics": 1e-3,
-    "parameters": 1e-2,
+    "movements": 2e-2,
+    "rate": 2e-4,
 }
 
 #: The two draws of weights.
 ORDINARY, AWAY = "ordinary", "away from kinks"
-#: Datta et al.'s Adam.
-RATE, EPSILON = 0.01, 0.1
+#: What is judged of each.
+DRAWS = {ORDINARY: ("logits", "endpoints"), AWAY: ("logits", "endpoints", "gradients")}
+#: Gradients that are a smaller part of their layer's than this have cancelled.
+CANCELLED = 1e-3
+#: Training: Datta et al.'s epsilon, and a rate at which it is not chaotic.
+RATE, EPSILON, STEPS, BATCH = 1e-3, 0.1, 10, 8
+#: The smallest movement that counts, relative to the largest of any array.
+STILL = 1e-4
 #: Models to train, and the smallest images that each accepts, for speed.
 TRAINED = {
     "koefler_cnn_sa": 75,
@@ -66,6 +73,7 @@ KERAS_NAMES: Mapping[str, str] = {
     "block8_9/branch0/conv1/conv": "conv2d_195",
     "block17_18/branch1/conv2": "activation_146",
     "conv5_block29/conv1": "conv5_block29_1_relu",
+    "conv_7b": "conv_7b_ac",  # "conv_7b" is the convolution alone
     "global_pool": "avg_pool",
     "logits": "predictions",
 }
@@ -221,12 +229,18 @@ def keras_side(
     return call
 
 
-def difference(got: Any, wanted: Any) -> float:
-    """The largest difference relative to the largest element; inf if shapes or NaNs differ."""
+def difference(got: Any, wanted: Any, least: float = 0.0) -> float:
+    """The largest difference relative to the largest element; inf if shapes or NaNs differ.
+
+    Args:
+        got: An array.
+        wanted: The reference.
+        least: Elements that are all smaller than this count as this large.
+    """
     got, wanted = np.asarray(got), np.asarray(wanted)
     if got.shape != wanted.shape or not (np.isfinite(got).all() and np.isfinite(wanted).all()):
         return float("inf")
-    largest = np.abs(wanted).max()
+    largest = max(np.abs(wanted).max(), least)
     apart = np.abs(got - wanted).max()
     return float(apart / largest) if largest else float(apart)
 
@@ -286,59 +300,140 @@ def compare_outputs(name: str, seeds: Sequence[int], batch: int, size: int | Non
 
 
 def compared(got: Outcome, wanted: Outcome) -> dict[str, tuple[float, str]]:
-    """The largest difference of each kind, and where it is."""
+    """The largest difference of each kind, and where it is.
+
+    Gradients that cancel, as that of a bias before a softmax, are rounding errors: where they are
+    smaller than `CANCELLED` times the largest of their layer, they count as this large.
+    """
     gradients, theirs = (
         {"images": side.image_gradient, **by_path(side.gradients)} for side in (got, wanted)
     )
+    layers: dict[str, float] = {}
+    for path, gradient in theirs.items():
+        layer = path.rpartition("/")[0]
+        layers[layer] = max(layers.get(layer, 0.0), float(np.abs(gradient).max()))
+    apart = {
+        path: difference(gradients[path], value, CANCELLED * layers[path.rpartition("/")[0]])
+        for path, value in theirs.items()
+    }
     return {
         "logits": worst({"logits": got.outputs["logits"]}, {"logits": wanted.outputs["logits"]}),
         "endpoints": worst(got.outputs, wanted.outputs),
-        "gradients": worst(gradients, theirs),
+        "gradients": max((value, path) for path, value in apart.items()),
     }
 
 
-def compare_training(name: str, steps: int, batch: int, size: int, seed: int = 0) -> dict:
-    """Compares the loss of each step, and moving statistics and parameters after the last.
+class Training(NamedTuple):
+    """Some steps of training.
 
-    Steps are Datta et al.'s Adam(0.01, epsilon 0.1) on one batch, with batch norm in training mode,
-    without dropout, from weights away from the kinks. The batch holds each image twice, with two
-    labels: this keeps the loss above ln 2, as relative differences of a loss near 0 say nothing.
+    Attributes:
+        losses: The loss of each step.
+        statistics: Batch norm's moving statistics at the end.
+        movements: How far each parameter moved, summed over the steps before it is rounded to the
+            parameter's own precision.
+        stronger: How far it would have moved with the same gradients times 1.5.
+    """
+
+    losses: list[float]
+    statistics: Tree
+    movements: Tree
+    stronger: Tree
+
+
+def compare_training(name: str, steps: int = STEPS, size: int | None = None, seed: int = 0) -> dict:
+    """Compares the loss of each step, and how far parameters and moving statistics move.
+
+    Steps are Keras' Adam on one batch, with batch norm in training mode, without dropout, from
+    weights away from the kinks. The batch holds each image twice, with two labels: this keeps the
+    loss above ln 2, as relative differences of a loss near 0 say nothing.
+
+    A movement is judged relative to the largest of the same array in the reference. Biases before
+    batch norm do not move: away from the kinks, batch norm cancels them. They are judged relative
+    to the smallest movement that counts. Steps meet a few ties of max pools, which change some
+    movements by a thousandth; so what is common to all, the ``rate``, is judged apart: by the
+    median over arrays of the projection of our movement on the reference's. The row names for each
+    mutation the difference that it would make in the array where it shows least.
 
     Args:
         name: Name of the model.
         steps: Number of steps.
-        batch: Number of images in the batch.
-        size: Their height and width in pixels.
+        size: Height and width of the images in pixels; None for `TRAINED`'s.
         seed: Seed of images, labels and weights.
 
     Returns:
         A row of the results.
     """
     began = time.monotonic()
-    pair = make_pair(name, size, dropout=0.0)
-    images = np.repeat(pair.images(batch // 2, seed), 2, axis=0)
-    labels = np.random.default_rng(seed).integers(0, pair.keras.output.shape[-1], batch)
+    pair = make_pair(name, size or TRAINED[name], dropout=0.0)
+    images = np.repeat(pair.images(BATCH // 2, seed), 2, axis=0)
+    labels = np.random.default_rng(seed).integers(0, pair.keras.output.shape[-1], BATCH)
     labels[1::2] = (labels[::2] + 1) % pair.keras.output.shape[-1]
     keras_weights.draw(pair.keras, images, seed, away_from_kinks=True, training=True)
     start = pair.converted({v.path: v.value for v in pair.keras.variables})
-    got, ours = our_training(pair, start, images, labels, steps)
-    wanted, theirs = keras_training(pair, images, labels, steps)
-    found = {
-        "losses": worst(_by_step(got), _by_step(wanted)),
-        "statistics": worst(by_path(ours["batch_stats"]), by_path(theirs["batch_stats"])),
-        "parameters": worst(by_path(ours["params"]), by_path(theirs["params"])),
-    }
+    ours = our_training(pair, start, images, labels, steps)
+    theirs = keras_training(pair, images, labels, steps)
     return {
         "model": name,
-        "image_size": size,
-        "batch": batch,
+        "image_size": pair.size,
+        "batch": BATCH,
         "steps": steps,
-        "losses": wanted,
+        "rate": RATE,
+        "losses": theirs.losses,
+        **compared_training(ours, theirs, start["batch_stats"]),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def compared_training(ours: Training, theirs: Training, statistics: Tree) -> dict[str, Any]:
+    """The differences of two trainings, and those that mutations would make.
+
+    Args:
+        ours: Our training.
+        theirs: The reference.
+        statistics: Batch norm's moving statistics at the start.
+
+    Returns:
+        Fields of a row: ``differences`` by kind, the number of parameters and of those that
+        ``moved``, and of each mutation the smallest difference that it makes.
+    """
+    got, wanted, stronger = map(by_path, (ours.movements, theirs.movements, ours.stronger))
+    before, after, reference = map(by_path, (statistics, ours.statistics, theirs.statistics))
+    still = STILL * max(float(np.abs(each).max()) for each in wanted.values())
+    moved = [path for path in wanted if np.abs(wanted[path]).max() > still]
+
+    def movement(mine: Any, path: str) -> float:
+        return difference(mine, wanted[path], still)
+
+    def rate(factor: float = 1) -> float:
+        return abs(float(np.median([_projection(got[p], wanted[p]) for p in moved])) * factor - 1)
+
+    found = {
+        "losses": worst(_by_step(ours.losses), _by_step(theirs.losses)),
+        "statistics": worst(
+            {path: after[path] - before[path] for path in before},
+            {path: reference[path] - before[path] for path in before},
+        ),
+        "movements": max((movement(got[path], path), path) for path in wanted),
+        "rate": (rate(), "median"),
+    }
+    return {
         "differences": {
             what: {"difference": value, "at": where} for what, (value, where) in found.items()
         },
-        "seconds": round(time.monotonic() - began, 1),
+        "parameters": len(wanted),
+        "moved": len(moved),
+        "mutations": {
+            "untrained": min(movement(0 * got[path], path) for path in moved),
+            "gradient x 1.5": min(movement(stronger[path], path) for path in moved),
+            "negated": min(movement(-got[path], path) for path in moved),
+            "rate + 0.1%": rate(1.001),
+        },
     }
+
+
+def _projection(got: Any, wanted: Any) -> float:
+    got, wanted = (np.asarray(each, np.float64).ravel() for each in (got, wanted))
+    return float(got @ wanted / (wanted @ wanted))
 
 
 def _by_step(losses: Sequence[float]) -> dict[str, float]:
@@ -347,8 +442,8 @@ def _by_step(losses: Sequence[float]) -> dict[str, float]:
 
 def our_training(
     pair: Pair, variables: Tree, images: np.ndarray, labels: np.ndarray, steps: int
-) -> tuple[list[float], Tree]:
-    """Our loss at each step, starting from these variables, and the variables at the end."""
+) -> Training:
+    """Our training, starting from these variables."""
     fields = base().optimizer
     fields.update(
         name="keras_adam", learning_rate=RATE, eps=EPSILON, schedule="constant", warmup=0.0
@@ -359,7 +454,7 @@ def our_training(
         return args[0] if isinstance(context.module, nn.Dropout) else call(*args, **kwargs)
 
     @jax.jit
-    def step(variables: Tree, state: Any, images: jax.Array, labels: jax.Array) -> Any:
+    def step(variables: Tree, states: Any, moved: Any, images: jax.Array, labels: jax.Array) -> Any:
         def loss(params: Tree) -> Any:
             with nn.intercept_methods(no_dropout):
                 (logits, _), updated = pair.module.apply(
@@ -370,50 +465,81 @@ def our_training(
 
         params = variables["params"]
         (value, updated), gradients = jax.value_and_grad(loss, has_aux=True)(params)
-        updates, state = optimizer.update(gradients, state, params)
-        return value, {"params": optax.apply_updates(params, updates), **updated}, state
+        each = (gradients, jax.tree.map(lambda gradient: 1.5 * gradient, gradients))
+        pairs = [optimizer.update(g, state, params) for g, state in zip(each, states, strict=True)]
+        updates, states = zip(*pairs, strict=True)
+        moved = jax.tree.map(jax.numpy.add, moved, updates)
+        return value, {"params": optax.apply_updates(params, updates[0]), **updated}, states, moved
 
-    state, losses = optimizer.init(variables["params"]), []
+    params = variables["params"]
+    states, moved = (optimizer.init(params),) * 2, (optax.tree.zeros_like(params),) * 2
+    losses = []
     for _ in range(steps):
-        value, variables, state = step(variables, state, images, labels)
+        value, variables, states, moved = step(variables, states, moved, images, labels)
         losses.append(float(value))
-    return losses, variables
+    return Training(losses, variables["batch_stats"], *moved)
 
 
-def keras_training(
-    pair: Pair, images: np.ndarray, labels: np.ndarray, steps: int
-) -> tuple[list[float], Tree]:
-    """Keras' loss at each step from its current weights, and its variables at the end as ours."""
+def keras_training(pair: Pair, images: np.ndarray, labels: np.ndarray, steps: int) -> Training:
+    """Keras' training from its current weights, its trees as ours; without ``stronger``."""
     model, optimizer = pair.keras, keras.optimizers.Adam(RATE, epsilon=EPSILON)
     optimizer.build(model.trainable_variables)
     crossentropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
     @jax.jit
-    def step(trainable: list, others: list, state: list, images: Any, labels: Any) -> Any:
+    def step(trainable: list, others: list, state: list, moved: list, *batch: Any) -> Any:
         def loss(trainable: list) -> Any:
+            images, labels = batch
             logits, updated = model.stateless_call(trainable, others, images, training=True)
             return crossentropy(labels, logits), updated
 
         (value, updated), gradients = jax.value_and_grad(loss, has_aux=True)(trainable)
-        return value, *optimizer.stateless_apply(state, gradients, trainable), updated
+        # Adam's steps do not depend on the parameters: taken from 0, they are not rounded to them.
+        zeros = [jax.numpy.zeros_like(each) for each in trainable]
+        steps, state = optimizer.stateless_apply(state, gradients, zeros)
+        trainable, moved = (
+            [each + step for each, step in zip(arrays, steps, strict=True)]
+            for arrays in (trainable, moved)
+        )
+        return value, trainable, updated, state, moved
 
     trainable = [v.value for v in model.trainable_variables]
     others = [v.value for v in model.non_trainable_variables]
     state, losses = [v.value for v in optimizer.variables], []
+    moved = [np.zeros_like(each) for each in trainable]
     for _ in range(steps):
-        value, trainable, state, others = step(trainable, others, state, images, labels)
+        value, trainable, others, state, moved = step(
+            trainable, others, state, moved, images, labels
+        )
         losses.append(float(value))
     variables = model.trainable_variables + model.non_trainable_variables
-    arrays = [*trainable, *others]
-    return losses, pair.converted({v.path: a for v, a in zip(variables, arrays, strict=True)})
+    arrays = [*moved, *others]
+    tree = pair.converted({v.path: a for v, a in zip(variables, arrays, strict=True)})
+    return Training(losses, tree["batch_stats"], tree["params"], {})
 
 
-def exceeded(row: Mapping[str, Any]) -> list[str]:
-    """The kinds of a row's differences that exceed their bound or are NaN."""
-    differences = row["differences"]
-    if "losses" in differences:
-        judged = differences
-    else:
-        gradients = differences[AWAY]["gradients"]
-        judged = {**differences[ORDINARY], "gradients": gradients}
-    return [what for what, found in judged.items() if not found["difference"] <= BOUNDS[what]]
+def problems(row: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a row: a failure, differences beyond their bound, mutations not found."""
+    if "failed" in row:
+        return [f"failed: {row['failed']}"]
+    kinds: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for kind, found in row["differences"].items():
+        if kind in DRAWS:
+            kinds |= {(what, f"{what}, {kind}"): found[what] for what in DRAWS[kind]}
+        else:
+            kinds[kind, kind] = found
+    beyond = [title for (what, title), found in kinds.items() if not within(what, found)]
+    unseen = [
+        mutation
+        for mutation, difference in row.get("mutations", {}).items()
+        if not difference > BOUNDS["rate" if mutation.startswith("rate") else "movements"]
+    ]
+    return [
+        *(f"exceeds the bound of {title}" for title in beyond),
+        *(f"would not find {mutation}" for mutation in unseen),
+    ]
+
+
+def within(what: str, found: Mapping[str, Any]) -> bool:
+    """Whether a difference of a kind is within its bound; NaN is not."""
+    return bool(found["difference"] <= BOUNDS[what])

@@ -32,6 +32,8 @@ Tensor = Any
 #: Share of the channels shifted above 0: with fewer, little would reach the output; with all of
 #: them, the network would be linear.
 _POSITIVE = 0.75
+#: The first channels are always above: the released attention reads these three alone.
+READ = 3
 #: Factor on the kernels for training.
 _ENLARGED = 100.0
 
@@ -64,10 +66,10 @@ def draw(
         if training and isinstance(layer, keras.layers.Conv2D):
             layer.kernel.assign(layer.kernel.value * _ENLARGED)
         if away_from_kinks:
-            if _is_relu(layer) or isinstance(layer, SoftAttention):
+            if is_relu(layer) or isinstance(layer, SoftAttention):
                 given = [_move_before(layer, given[0], made_by, rng)]
                 values[id(layer.input)] = given[0]
-            if _has_relu(layer):
+            if has_relu(layer):
                 _move_inside(layer, given[0], rng)
         out = layer(given if len(given) > 1 else given[0], training=training)
         for tensor, value in zip(_outputs(layer), keras.tree.flatten(out), strict=True):
@@ -103,41 +105,48 @@ def _draw_layer(layer: keras.Layer, given: Tensor, rng: np.random.Generator) -> 
         variable.assign(value.astype(np.float32))
 
 
-class _Owner(NamedTuple):
+class Owner(NamedTuple):
     """The bias that shifts a tensor's channels, and the factor between the two."""
 
     bias: keras.Variable
     scale: float = 1.0
 
 
-def _owner(tensor: Tensor, made_by: dict[int, keras.Layer]) -> _Owner | None:
+def owner_of(tensor: Tensor, made_by: dict[int, keras.Layer]) -> Owner | None:
+    """The owner of a tensor, if there is one; ``made_by`` gives the layer of a tensor's id."""
     layer: Any = made_by.get(id(tensor))
     if isinstance(layer, keras.layers.BatchNormalization):
-        return _Owner(layer.beta)
-    if isinstance(layer, keras.layers.Conv2D) and layer.use_bias and not _has_relu(layer):
-        return _Owner(layer.bias)
+        return Owner(layer.beta)
+    if isinstance(layer, keras.layers.Conv2D) and layer.use_bias and not has_relu(layer):
+        return Owner(layer.bias)
     if isinstance(layer, keras.layers.Add):
-        owners = (_owner(each, made_by) for each in layer.input)
+        owners = (owner_of(each, made_by) for each in layer.input)
         return next((owner for owner in owners if owner), None)
     if _is_scaled_sum(layer):
-        found = _owner(layer.input[1], made_by)
+        found = owner_of(layer.input[1], made_by)
         return found and found._replace(scale=layer.scale)
     return None
 
 
+def margin(values: Tensor) -> float:
+    """How far from 0 is well away from it: half a standard deviation of all values, and 0.1."""
+    return float(0.5 * np.asarray(values).std() + 0.1)
+
+
 def _shift(values: Tensor, rng: np.random.Generator) -> np.ndarray:
-    """The shift that moves each channel to one side of 0, half a standard deviation away."""
+    """The shift that moves each channel to one side of 0, by the margin."""
     values = np.asarray(values).reshape(-1, values.shape[-1])
-    margin = 0.5 * values.std(axis=0) + 0.1
-    above, below = margin - values.min(axis=0), -margin - values.max(axis=0)
-    return np.where(rng.random(values.shape[-1]) < _POSITIVE, above, below)
+    above, below = margin(values) - values.min(axis=0), -margin(values) - values.max(axis=0)
+    channels = np.arange(values.shape[-1])
+    up = (rng.random(len(channels)) < _POSITIVE) | (channels < READ)
+    return np.where(up, above, below)
 
 
 def _move_before(
     layer: keras.Layer, given: Tensor, made_by: dict[int, keras.Layer], rng: np.random.Generator
 ) -> Tensor:
     """Shifts a ReLU's input through the bias that produced it, if any."""
-    owner = _owner(layer.input, made_by)
+    owner = owner_of(layer.input, made_by)
     if owner is None:
         return given
     shift = _shift(given, rng)
@@ -158,12 +167,14 @@ def _is_scaled_sum(layer: keras.Layer) -> bool:
     return type(layer).__name__ == "CustomScaleLayer"
 
 
-def _is_relu(layer: keras.Layer) -> bool:
+def is_relu(layer: keras.Layer) -> bool:
+    """Whether a layer is a ReLU and nothing else."""
     return isinstance(layer, keras.layers.ReLU) or (
         isinstance(layer, keras.layers.Activation) and layer.activation is keras.activations.relu
     )
 
 
-def _has_relu(layer: keras.Layer) -> bool:
+def has_relu(layer: keras.Layer) -> bool:
+    """Whether a convolution or dense layer ends with a ReLU."""
     with_weights = isinstance(layer, keras.layers.Conv2D | keras.layers.Dense)
     return with_weights and layer.activation is keras.activations.relu

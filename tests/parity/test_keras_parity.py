@@ -1,8 +1,8 @@
 """The comparison with Keras finds differences, and only these."""
 
-import json
-
+import jax
 import numpy as np
+import optax
 import pytest
 
 keras = pytest.importorskip("keras")
@@ -10,8 +10,7 @@ if keras.backend.backend() != "jax":
     pytest.skip(f"Keras runs on {keras.backend.backend()}, not on JAX", allow_module_level=True)
 parity = pytest.importorskip("references.keras_parity")
 
-from benchmarks.parity import add  # noqa: E402
-from references import keras_ties, keras_weights  # noqa: E402
+from references import keras_models, keras_ties, keras_weights  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 #: The network that compiles fastest, at the smallest size it accepts.
@@ -24,7 +23,7 @@ class Drawn:
 
     def __init__(self):
         self.pair = parity.make_pair(NAME, SIZE)
-        self.images = self.pair.images(1, seed=0)
+        self.images = self.pair.images(2, seed=0)
         keras_weights.draw(self.pair.keras, self.images, 0, away_from_kinks=True)
         keras_ties.break_ties(self.pair.keras, self.images, 0)
         weighting = np.random.default_rng(0).normal(size=7).astype(np.float32)
@@ -106,21 +105,146 @@ def test_no_relu_is_near_its_kink(drawn):
         assert 0 < (output == 0).all((0, 1, 2)).sum() < output.shape[-1]
 
 
-def test_training_from_the_same_weights_gives_the_same_losses():
-    """Much closer than the bounds, which a max pool with a wrong gradient once met."""
-    row = parity.compare_training(NAME, steps=3, batch=8, size=SIZE)
-    found = {what: value["difference"] for what, value in row["differences"].items()}
-    assert set(found) == {"losses", "statistics", "parameters"}
-    assert max(found.values()) < 1e-5
-    assert len(row["losses"]) == 3
+def test_no_channel_of_a_max_pool_has_a_tie(drawn):
+    """The pools' inputs, counted window by window with NumPy."""
+    model = drawn.pair.keras
+    pools = [layer for layer in model.layers if isinstance(layer, keras.layers.MaxPooling2D)]
+    pools = [pool for pool in pools if pool.pool_size == (3, 3) and pool.padding == "valid"]
+    inputs = keras.Model(model.input, [pool.input for pool in pools])(drawn.images)
+    assert len(pools) == 5
+    for pool, x in zip(pools, map(np.asarray, inputs), strict=True):
+        x = x[..., :512]  # those after are weighted by attention, and near 0
+        windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), (1, 2))
+        windows = windows[:, :: pool.strides[0], :: pool.strides[1]]
+        second, first = np.sort(windows.reshape(*windows.shape[:4], 9))[..., -2:].transpose(
+            4, 0, 1, 2, 3
+        )
+        is_on = x.max((0, 1, 2)) > x.min((0, 1, 2))
+        assert is_on.any()
+        assert ((first - second)[..., is_on] > 4e-6 * np.abs(x).max()).all()
 
 
-def test_rows_of_other_models_are_kept(tmp_path):
-    out, row = tmp_path / "parity.json", {"model": "vgg16_sa", "size": 64, "seconds": 1.0}
-    add(out, "training", [row])
-    add(out, "training", [row | {"model": "resnet34_sa"}, row | {"seconds": 2.0}])
-    stored = json.loads(out.read_text())["training"]
-    assert {name: each["seconds"] for name, each in stored.items()} == {
-        "resnet34_sa": 1.0,
-        "vgg16_sa": 2.0,
+@pytest.mark.parametrize("known", [True, False])
+def test_a_channel_that_is_tied_whatever_its_kernel_is_switched_off(known):
+    """Its kernel is so small that no perturbation of it separates the values."""
+    keras.utils.clear_session()
+    images = keras.layers.Input((8, 8, 3))
+    convolution = keras.layers.Conv2D(8, 3, activation="relu" if known else None)
+    x = keras.layers.BatchNormalization()(convolution(images))
+    x = x if known else keras.layers.ReLU()(x)
+    model = keras.Model(images, keras.layers.MaxPooling2D(2)(x))
+    given = np.random.default_rng(0).uniform(-1, 1, (2, 8, 8, 3)).astype(np.float32)
+    keras_weights.draw(model, given, 0, away_from_kinks=True)
+    kernel = np.array(convolution.kernel)
+    kernel[..., 1] *= 1e-6
+    convolution.kernel.assign(kernel)
+    keras_ties.break_ties(model, given, 0)
+    out = np.asarray(keras.Model(model.input, x)(given))
+    assert np.ptp(out[..., 1]) == 0
+    assert np.ptp(out, (0, 1, 2)).astype(bool).sum() >= 4
+
+
+@pytest.mark.parametrize("name", keras_models.APPLICATIONS)
+def test_endpoints_are_found_in_networks_of_keras(name):
+    """The layer of each endpoint ends where ours does: at its last batch norm, ReLU or pool."""
+    keras.utils.clear_session()
+    with keras.StatelessScope(initialize_variables=False):
+        pair = parity.make_pair(name)
+    shapes = jax.eval_shape(
+        lambda images: parity.our_outputs(pair.module, *_init(pair.module, images)),
+        jax.ShapeDtypeStruct((1, pair.size, pair.size, 3), np.float32),
+    )
+    by_tensor = {
+        id(out): each for each in pair.keras.layers for out in keras.tree.flatten(each.output)
     }
+    for endpoint, ours in shapes.items():
+        tensor = parity.keras_tensor(pair, endpoint)
+        assert tensor.shape[1:] == ours.shape[1:], endpoint
+        with_bias = getattr(by_tensor[id(tensor)], "use_bias", True)
+        assert with_bias, f"{endpoint}: a convolution before its batch norm"
+
+
+def _init(module, images):
+    return module.init(jax.random.key(0), images, train=False), images
+
+
+class Trained:
+    """Keras' training, and ours with a mutation."""
+
+    steps = 3
+
+    def __init__(self):
+        self.pair = parity.make_pair(NAME, SIZE, dropout=0.0)
+        self.batch = self.pair.images(4, 0), np.arange(4) % 3
+        keras_weights.draw(self.pair.keras, self.batch[0], 0, away_from_kinks=True, training=True)
+        values = {v.path: v.value for v in self.pair.keras.variables}
+        self.start = self.pair.converted(values)
+        self.keras = parity.keras_training(self.pair, *self.batch, self.steps)
+
+    def ours(self):
+        ours = parity.our_training(self.pair, self.start, *self.batch, self.steps)
+        return parity.compared_training(ours, self.keras, self.start["batch_stats"])
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return Trained()
+
+
+def test_training_from_the_same_weights_gives_the_same_movements(trained):
+    """Much closer than the bounds, and all mutations would be found."""
+    row = trained.ours()
+    found = {what: value["difference"] for what, value in row["differences"].items()}
+    assert set(found) == {"losses", "statistics", "movements", "rate"}
+    assert max(found.values()) < 1e-4
+    assert row["parameters"] == 32
+    assert row["moved"] == 32 - 6  # the biases of six convolutions before batch norm
+    assert parity.problems(row) == []
+    assert row["mutations"] == pytest.approx(
+        {"untrained": 1, "gradient x 1.5": 0.5, "rate + 0.1%": 1e-3, "negated": 2}, rel=0.2
+    )
+
+
+def scaled(part, factor):
+    """Scales the gradients of arrays whose path has this part."""
+
+    def scale(path, gradient):
+        return gradient * (factor if part in jax.tree_util.keystr(path) else 1)
+
+    return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates))
+
+
+@pytest.mark.parametrize(
+    "mutation", [("'conv2']['conv']", 0), ("'conv4']['conv']", 1.5), ("'fc1'", -1), ("rate", 1.001)]
+)
+def test_mutated_training_is_found(trained, mutation, monkeypatch):
+    part, factor = mutation
+    if part == "rate":
+        monkeypatch.setattr(parity, "RATE", parity.RATE * factor)
+    else:
+        make = parity.optimizers.make
+        monkeypatch.setattr(
+            parity.optimizers, "make", lambda *args: optax.chain(scaled(part, factor), make(*args))
+        )
+    row = trained.ours()
+    kind = "rate" if part == "rate" else "movements"
+    assert f"exceeds the bound of {kind}" in parity.problems(row)
+    if part != "rate":
+        at = row["differences"]["movements"]["at"]
+        assert part.replace("']['", "/").strip("'") in at
+
+
+def test_problems_of_a_row():
+    def found(**differences):
+        return {what: {"difference": value} for what, value in differences.items()}
+
+    away = found(logits=1e-6, endpoints=2e-4, gradients=1e-6)
+    ordinary = found(logits=float("nan"), endpoints=1e-6, gradients=0.1)  # gradients: not judged
+    row = {"differences": {parity.ORDINARY: ordinary, parity.AWAY: away}}
+    assert parity.problems(row) == [
+        "exceeds the bound of logits, ordinary",
+        "exceeds the bound of endpoints, away from kinks",
+    ]
+    assert parity.problems({"failed": "no memory"}) == ["failed: no memory"]
+    row = {"differences": found(movements=1e-6), "mutations": {"negated": 2, "untrained": 0.01}}
+    assert parity.problems(row) == ["would not find untrained"]
