@@ -8,7 +8,9 @@ tried. Prints a line for each that ends otherwise, and exits with their number.
 """
 
 import argparse
+import contextlib
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -28,7 +30,7 @@ from jaxattn.checkpoints import Checkpoints
 from jaxattn.config import base
 from jaxattn.models import registry
 
-RESULT = "result.json"
+RESULT, MODULES = "result.json", "modules.json"
 EVENTS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.symlink")
 
 
@@ -103,6 +105,7 @@ def life(folder: Path, kill_at: int = 0, count_to: Path | None = None) -> int:
         evaluate.evaluate(folder)
         evaluate.write_report(folder)
         (folder.parent / RESULT).write_text(json.dumps(result(folder)))
+        (folder.parent / MODULES).write_text(json.dumps(list(sys.modules)))
         status = 0
     except BaseException:
         traceback.print_exc()
@@ -142,7 +145,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     root = Path(tempfile.mkdtemp(prefix="kill_points_"))
+    jax.config.update("jax_compilation_cache_dir", str(root / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     assert life(root / "whole" / "run", count_to=root / "count") == 0, "the run itself fails"
+    for name in json.loads((root / "whole" / MODULES).read_text()):
+        with contextlib.suppress(Exception):  # what a life imports, all lives are born with
+            importlib.import_module(name)
     wanted = json.loads((root / "whole" / RESULT).read_text())
     points = list(range(1, int((root / "count").read_text()) + 1))
     if given.points:

@@ -150,6 +150,7 @@ ALIKE = {
     *("densenet201_sa_paper", "resnet50_sa_paper", "resnet34_sa_paper", "vgg16_sa_paper"),
     *("keras_densenet169", "keras_densenet201", "keras_resnet101", "keras_resnet152"),
     *("keras_vgg19", "koefler_cnn_sa_paper", "torch_inception_v3", "torch_se_resnext50_cadene"),
+    *(f"torch_efficientnet_lite{variant}" for variant in ("1", "2", "3", "4", "0_timm")),
 }
 
 # Here compiling costs far more than running.

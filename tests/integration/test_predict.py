@@ -290,10 +290,9 @@ def test_overlays(run, originals, command, tmp_path):
 
 
 PREDICT = """
-import pathlib, runpy, sys
+import pathlib
 from jaxattn import cli, predict
-from jaxattn.models import registry
-registry.MODELS["tiny"] = registry.Model(runpy.run_path(sys.argv.pop(1))["Tiny"], 32)
+import tests.tiny
 predict.define_flags()
 try:
     cli.run_main(predict.main, positional=True)
@@ -307,7 +306,6 @@ finally:
 def test_memory_does_not_grow_with_the_number_of_images(make_run, originals, tmp_path):
     """2,700 more images of 160×160 are 198 MiB, of which nothing may be held."""
     large = make_run("large", image_size=160)
-    conftest = str(Path(__file__).parents[1] / "conftest.py")
     peaks = []
     for count in (300, 3000):
         folder = tmp_path / str(count)
@@ -315,8 +313,10 @@ def test_memory_does_not_grow_with_the_number_of_images(make_run, originals, tmp
         for i in range(count):
             (folder / f"{i}.jpg").symlink_to(originals[0] / f"ISIC_{i % 140:07d}.jpg")
         arguments = [f"--run={large}", f"--out={folder}.csv", str(folder)]
-        run = [sys.executable, "-c", PREDICT, conftest, *arguments]
-        done = subprocess.run(run, check=True, capture_output=True, text=True)
+        run = [sys.executable, "-c", PREDICT, *arguments]
+        done = subprocess.run(
+            run, cwd=Path(__file__).parents[2], check=True, capture_output=True, text=True
+        )
         assert done.stderr.splitlines()[-1] == f"{count} images: {count} classified"
         peaks.append(float(done.stdout))
     print(f"peak {peaks[0]:.0f} -> {peaks[1]:.0f} MiB")

@@ -17,10 +17,13 @@ from jaxattn import checkpoints, run_dir, signals
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
+    "--plugin=tests.tiny",
     f"--config={ROOT}/configs/quickstart.py",
     "--config.dataset.num_images=140",
     "--config.dataset.image_size=32",
+    "--config.model.name=tiny",
     "--config.model.width=8",
+    "--config.optimizer.name=sgd",  # Adam makes steps of the rounding in a bias' zero gradient
     "--config.batch_size=16",
     "--config.evaluation.batch_size=16",
     "--config.log_every_steps=1",

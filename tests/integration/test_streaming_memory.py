@@ -5,34 +5,33 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="needs Linux to measure memory"
 )
 
 TRAIN = """
-import pathlib, runpy, sys
+import pathlib, sys
 import numpy as np
 from jaxattn import runtime, train
 from jaxattn.data.load import DATASETS
 from jaxattn.config import base
 from jaxattn.data.dataset import COLUMNS, Dataset
-from jaxattn.models import registry
-conftest = runpy.run_path(sys.argv[1])
-registry.MODELS["tiny"] = registry.Model(conftest["Tiny"], 32)
-count = int(sys.argv[2])
+from tests.tiny import Noise
+count = int(sys.argv[1])
 runtime.setup(1)
 table = {name: np.zeros(count, dtype) for name, dtype in COLUMNS.items()}
 table["image_id"] = table["lesion_id"] = np.arange(count).astype(str)
 table["label"] = np.arange(count, dtype=np.int32) % 3
-noise = Dataset("noise", ("a", "b", "c"), table, conftest["Noise"](count, 256))
+noise = Dataset("noise", ("a", "b", "c"), table, Noise(count, 256))
 DATASETS["noise"] = lambda config: noise
 config = base()
 config.model.name = "tiny"
 config.dataset.update(name="noise", image_size=256)
 config.split.update(validation=0.0, test=0.1)
 config.batch_size, config.steps_per_epoch, config.epochs = 8, 8, 2
-config.loader.name = sys.argv[3]
-assert train.train(config, pathlib.Path(sys.argv[4]))
+config.loader.name = sys.argv[2]
+assert train.train(config, pathlib.Path(sys.argv[3]))
 # Not ru_maxrss, which a child process has from its parent.
 print(int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024)
 """
@@ -44,19 +43,11 @@ def test_streaming_memory_does_not_grow_with_the_data_set(tmp_path, loader, coun
 
     Images in memory are all held: that run shows that the measure would notice.
     """
-    conftest = str(Path(__file__).parents[1] / "conftest.py")
     peaks = []
     for count in counts:
-        run = [
-            sys.executable,
-            "-c",
-            TRAIN,
-            conftest,
-            str(count),
-            loader,
-            str(tmp_path / str(count)),
-        ]
-        peaks.append(float(subprocess.run(run, check=True, capture_output=True).stdout.split()[-1]))
+        run = [sys.executable, "-c", TRAIN, str(count), loader, str(tmp_path / str(count))]
+        done = subprocess.run(run, cwd=ROOT, check=True, capture_output=True)
+        peaks.append(float(done.stdout.split()[-1]))
     grown, held = peaks[1] - peaks[0], (counts[1] - counts[0]) * 256 * 256 * 3 / 2**20
     print(f"{loader}: peak {peaks[0]:.0f} -> {peaks[1]:.0f} MiB, {held:.0f} MiB of images")
     assert (grown < 0.2 * held) if loader == "grain" else (grown > 0.8 * held)
