@@ -270,13 +270,17 @@ class Log:
             raise files.unwritable(path, error) from error
 
     def write(self, kind: str, step: int, **values: float) -> None:
-        """Adds an entry; its kind is train or validation. Numbers that are not finite are null."""
+        """Adds an entry; its kind is train or validation.
+
+        Numbers that are not finite are null, and left out of TensorBoard's.
+        """
         if not self._writes:
             return
         known = {name: value if math.isfinite(value) else None for name, value in values.items()}
         self._file.write(json.dumps({"kind": kind, "step": step, **known}) + "\n")
-        for name, value in values.items():
-            self._board.add_scalar(f"{kind}/{name}", value, step)
+        for name, value in known.items():
+            if value is not None:
+                self._board.add_scalar(f"{kind}/{name}", value, step)
 
     def flush(self) -> None:
         """Writes what is held back, from any thread and also after `close`."""
