@@ -1,5 +1,7 @@
 """Published counts, on the real HAM10000 and ISIC 2017 in the folder ``JAXATTN_DATA``."""
 
+import csv
+import dataclasses
 import io
 import os
 import tarfile
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxattn import losses
+from jaxattn import evaluate, losses, predict, train
 from jaxattn.data import classes, duplicates, leaks, samplers, splits
 from jaxattn.data.dataset import COLUMNS, Dataset
 from jaxattn.data.sources import attributes, ham10000, isic
@@ -150,6 +152,41 @@ def test_preparing_ham10000(ham_index, tmp_path):
     # A lesion lies within its frame: masks read through an inverted palette would fill it.
     area = [dataset.records[i]["mask"].mean() for i in range(0, 10015, 50)]
     assert 0.1 < np.median(area) < 0.5
+
+
+def test_predicting_a_folder_of_ham10000_gives_the_numbers_of_the_evaluation(
+    ham_index, tiny_config, command, tmp_path, monkeypatch
+):
+    """Forty images of each class; their files are predicted by name, in another order."""
+    monkeypatch.setattr(predict.runtime, "setup", lambda cpu_devices: None)
+    chosen = [
+        image
+        for name in ham10000.CLASS_NAMES
+        for image in [i for i in ham_index.images if i.dx == name][:40]
+    ]
+    writer.write(dataclasses.replace(ham_index, images=chosen), tmp_path / "data")
+    (tmp_path / "images").mkdir()
+    for image in chosen:
+        (tmp_path / "images" / image.path.name).symlink_to(image.path)
+    tiny_config.dataset.update(name="prepared", data_dir=str(tmp_path / "data"))
+    tiny_config.split.update(test=0.5)
+    tiny_config.epochs = 1
+    assert train.train(tiny_config, tmp_path / "run")
+    evaluate.evaluate(tmp_path / "run")
+    out = tmp_path / "out.csv"
+    status, _, err = command(
+        predict, f"--run={tmp_path / 'run'}", f"--out={out}", str(tmp_path / "images")
+    )
+    assert status == 0, err
+    with out.open(newline="") as file:
+        found = {row["image_id"]: row for row in csv.DictReader(file)}
+    assert len(found) == 280
+    with (tmp_path / "run/evaluation/test_predictions.csv").open(newline="") as file:
+        evaluated = list(csv.DictReader(file))
+    assert len(evaluated) > 100
+    for row in evaluated:
+        for column in ("prediction", *(f"p_{name}" for name in ham10000.CLASS_NAMES)):
+            assert found[row["image_id"]][column] == row[column]
 
 
 def test_isic2017(tmp_path):
