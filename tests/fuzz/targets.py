@@ -118,7 +118,8 @@ def _make_run(folder: Path) -> None:
     (folder / "evaluation").mkdir()
     config = json.loads(base().to_json())
     run_dir.write_json(folder / "config.json", config)
-    classes = {"dataset": "fuzz", "training_images": dict.fromkeys(NAMES, 7)}
+    metadata = {"age": [50.5, 12.25], "localization": ["back", "face"]}
+    classes = {"dataset": "fuzz", "training_images": dict.fromkeys(NAMES, 7), "metadata": metadata}
     run_dir.write_json(folder / "classes.json", classes)
     rows = [{"kind": "train", "step": i, "loss": 1 / i, "accuracy": 0.5} for i in (1, 2, 3)]
     rows.append({"kind": "validation", "step": 3, "loss": 2.0, "balanced_accuracy": 0.4})
@@ -164,7 +165,8 @@ def _make_run(folder: Path) -> None:
 def _read_run(folder: Path) -> Any:
     run = loading.load(folder)
     parts = vars(run) | {"folder": "", "config": run.config.to_dict()}
-    return parts, run_dir.read_config(folder).to_dict(), run_dir.read_classes(folder)
+    facts = run_dir.read_classes(folder), run_dir.read_vocabulary(folder)
+    return parts, run_dir.read_config(folder).to_dict(), *facts
 
 
 LAYERS = [
