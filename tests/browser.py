@@ -60,12 +60,17 @@ def open_browser(profile: Path) -> Iterator[Any]:
         driver.quit()
 
 
-def show(driver: Any, *, width: int = 1200, height: int = 900, dark: bool = False) -> None:
-    """Sets the window's size in CSS pixels (a window is at least 500 wide, this is not), scheme."""
+def show(
+    driver: Any, *, width: int = 1200, height: int = 900, dark: bool = False, media: str = "screen"
+) -> None:
+    """Sets the window's size in CSS pixels (a window is at least 500 wide, this is not), scheme.
+
+    ``media="print"`` shows the page as it is printed; A4 without the report's margins is 688 wide.
+    """
     metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": [scheme]})
 
 
 def console(driver: Any) -> list[str]:

@@ -554,6 +554,29 @@ def test_the_page_in_a_browser(browser, evaluated, tmp_path, count):
     )
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_page_on_paper(browser, evaluated, tmp_path, count):
+    """Black on white, no table is cut, and what is folded on the screen is open."""
+    path = report.write(evaluated[:count], tmp_path if count > 1 else None)
+    show(browser, width=688, dark=True, media="print")
+    browser.get(path.as_uri())
+    assert overflow(browser) == []
+    cut, folded, background = browser.execute_script(
+        """
+        const cut = [...document.querySelectorAll(".scroll")]
+          .filter((box) => box.scrollWidth > box.clientWidth + 1)
+          .map((box) => box.getAttribute("aria-label"));
+        const folded = [...document.querySelectorAll("details > *")]
+          .filter((each) => !each.offsetHeight).length;
+        return [cut, folded, getComputedStyle(document.body).backgroundColor];
+        """
+    )
+    assert cut == []
+    assert folded == 0
+    assert background == "rgb(255, 255, 255)"
+    assert browser.execute_script("return document.querySelectorAll('details').length") >= count - 1
+
+
 def test_several_runs_stand_side_by_side(evaluated, tmp_path):
     page = Page(report.write(evaluated, tmp_path).read_text(encoding="utf-8"))
     assert "3 runs side by side" in page.text
