@@ -108,9 +108,15 @@ class Pair(NamedTuple):
         return from_layers(self.name, layers, num_classes=classes, image_size=self.size)
 
     def images(self, batch: int, seed: int) -> np.ndarray:
-        """Random images in [-1, 1], float32 (batch, size, size, 3)."""
-        shape = (batch, self.size, self.size, 3)
-        return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
+        """Random images in [-1, 1], float32 (batch, size, size, 3).
+
+        They have structure at every scale: deep in a network, the features of noise are nearly the
+        same at all positions, and max pools full of ties.
+        """
+        rng, shape = np.random.default_rng(seed), (batch, self.size, self.size, 3)
+        grids = [rng.uniform(-1, 1, (batch, n, n, 3)) for n in (4, 16, 64, self.size)]
+        scaled = [np.asarray(jax.image.resize(grid, shape, "linear")) for grid in grids]
+        return np.mean(scaled, axis=0).astype(np.float32)
 
 
 def _weights(layer: keras.Layer) -> list[keras.Variable]:

@@ -59,9 +59,11 @@ def break_ties(model: keras.Model, images: np.ndarray, seed: int) -> None:
         tensor, makers = pools[number].input, set()
         for channel in np.flatnonzero(tied).tolist():
             tries[number][channel] += 1
-            last = tries[number][channel] > _TRIES
-            if not last or not _switch_off(model, tensor, channel, made_by, images):
-                makers.add(_maker(tensor, channel, made_by, last)[:2])
+            is_off = ""
+            if tries[number][channel] > _TRIES:
+                is_off = _switch_off(model, tensor, channel, made_by, images)
+            if is_off != "now":
+                makers.add(_maker(tensor, channel, made_by, is_off == "before")[:2])
         for layer, place in sorted(makers, key=lambda maker: (maker[0].name, maker[1])):
             kernel = np.array(layer.kernel)
             change = rng.normal(size=kernel.shape[:-1], scale=_CHANGE * kernel[..., place].std())
@@ -133,27 +135,32 @@ def _ties(x: jax.Array, pool: keras.layers.MaxPooling2D, attended: np.ndarray) -
 
 def _switch_off(
     model: keras.Model, tensor: Any, channel: int, made_by: dict[int, Any], images: np.ndarray
-) -> bool:
-    """Shifts a channel below 0 before the ReLU that made it; False if it cannot, or is off."""
+) -> str:
+    """Shifts a channel below 0 before the ReLU that made it.
+
+    Returns:
+        ``now``: it is off now; ``before``: it was; ``""``: no ReLU made it, or it must stay.
+    """
     layer = made_by[id(tensor)]
     while not keras_weights.is_relu(layer) and not keras_weights.has_relu(layer):
         inputs, channel = _inputs(layer, channel)
         if len(inputs) > 1 or isinstance(layer, keras.layers.Conv2D):
-            return False
+            return ""
         layer = made_by[id(inputs[0])]
     if keras_weights.has_relu(layer):
         owner: Any = keras_weights.Owner(layer.bias)
     else:
         owner = keras_weights.owner_of(layer.input, made_by)
     if owner is None or channel < keras_weights.READ:
-        return False
+        return ""
     values = np.asarray(keras.Model(model.input, layer.output)(images))
     if np.ptp(values[..., channel]) == 0:
-        return False
+        return "before"
+    shift = values[..., channel].max() + keras_weights.margin(values)[channel]
     bias = np.array(owner.bias)
-    bias[channel] -= (values[..., channel].max() + keras_weights.margin(values)) / owner.scale
+    bias[channel] -= shift / owner.scale
     owner.bias.assign(bias)
-    return True
+    return "now"
 
 
 def _inputs(layer: keras.Layer, channel: int) -> tuple[list[Any], int]:

@@ -128,16 +128,21 @@ def owner_of(tensor: Tensor, made_by: dict[int, keras.Layer]) -> Owner | None:
     return None
 
 
-def margin(values: Tensor) -> float:
-    """How far from 0 is well away from it: half a standard deviation of all values, and 0.1."""
-    return float(0.5 * np.asarray(values).std() + 0.1)
+def margin(values: Tensor) -> np.ndarray:
+    """How far from 0 is well away from it: half a channel's standard deviation, and 0.1; (C,).
+
+    Vectors have too few values of a channel: there it is the deviation of all of them.
+    """
+    values = np.asarray(values)
+    spread = values.std((0, 1, 2)) if values.ndim == 4 else values.std()
+    return np.broadcast_to(0.5 * spread + 0.1, values.shape[-1:])
 
 
 def _shift(values: Tensor, rng: np.random.Generator) -> np.ndarray:
     """The shift that moves each channel to one side of 0, by the margin."""
-    values = np.asarray(values).reshape(-1, values.shape[-1])
-    above, below = margin(values) - values.min(axis=0), -margin(values) - values.max(axis=0)
-    channels = np.arange(values.shape[-1])
+    flat = np.asarray(values).reshape(-1, values.shape[-1])
+    above, below = margin(values) - flat.min(axis=0), -margin(values) - flat.max(axis=0)
+    channels = np.arange(flat.shape[-1])
     up = (rng.random(len(channels)) < _POSITIVE) | (channels < READ)
     return np.where(up, above, below)
 

@@ -136,11 +136,11 @@ def test_a_channel_that_is_tied_whatever_its_kernel_is_switched_off(known):
     given = np.random.default_rng(0).uniform(-1, 1, (2, 8, 8, 3)).astype(np.float32)
     keras_weights.draw(model, given, 0, away_from_kinks=True)
     kernel = np.array(convolution.kernel)
-    kernel[..., 1] *= 1e-6
+    kernel[..., 5] *= 1e-6
     convolution.kernel.assign(kernel)
     keras_ties.break_ties(model, given, 0)
     out = np.asarray(keras.Model(model.input, x)(given))
-    assert np.ptp(out[..., 1]) == 0
+    assert np.ptp(out[..., 5]) == 0
     assert np.ptp(out, (0, 1, 2)).astype(bool).sum() >= 4
 
 
@@ -196,26 +196,28 @@ def test_training_from_the_same_weights_gives_the_same_movements(trained):
     row = trained.ours()
     found = {what: value["difference"] for what, value in row["differences"].items()}
     assert set(found) == {"losses", "statistics", "movements", "rate"}
-    assert max(found.values()) < 1e-4
+    assert max(found.values()) < 1e-4  # the bound is wider for ties, which this one has none of
     assert row["parameters"] == 32
     assert row["moved"] == 32 - 6  # the biases of six convolutions before batch norm
     assert parity.problems(row) == []
-    assert row["mutations"] == pytest.approx(
-        {"untrained": 1, "gradient x 1.5": 0.5, "rate + 0.1%": 1e-3, "negated": 2}, rel=0.2
-    )
+    mutations = row["mutations"]
+    assert 0.25 < mutations.pop("gradient x 1.5") < 0.5  # less than half, as Adam divides by it
+    wanted = {"untrained": 1, "rate + 0.1%": 1e-3, "negated": 2}
+    assert mutations == pytest.approx(wanted, rel=0.01)
 
 
 def scaled(part, factor):
     """Scales the gradients of arrays whose path has this part."""
 
     def scale(path, gradient):
-        return gradient * (factor if part in jax.tree_util.keystr(path) else 1)
+        within = part in jax.tree_util.keystr(path, simple=True, separator="/")
+        return gradient * (factor if within else 1)
 
     return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates))
 
 
 @pytest.mark.parametrize(
-    "mutation", [("'conv2']['conv']", 0), ("'conv4']['conv']", 1.5), ("'fc1'", -1), ("rate", 1.001)]
+    "mutation", [("conv2/conv", 0), ("conv4/conv", 1.5), ("fc1", -1), ("rate", 1.001)]
 )
 def test_mutated_training_is_found(trained, mutation, monkeypatch):
     part, factor = mutation
@@ -230,8 +232,7 @@ def test_mutated_training_is_found(trained, mutation, monkeypatch):
     kind = "rate" if part == "rate" else "movements"
     assert f"exceeds the bound of {kind}" in parity.problems(row)
     if part != "rate":
-        at = row["differences"]["movements"]["at"]
-        assert part.replace("']['", "/").strip("'") in at
+        assert part in row["differences"]["movements"]["at"]
 
 
 def test_problems_of_a_row():

@@ -10,7 +10,7 @@ if keras.backend.backend() != "jax":
 
 from benchmarks import measure, parity, tables  # noqa: E402
 from jaxattn.models import registry  # noqa: E402
-from jaxattn.ops.relu import residual_relu  # noqa: E402
+from jaxattn.ops.pool import max_pool  # noqa: E402
 
 FOUND = {"difference": 1e-6, "at": "logits"}
 OUTPUTS = {
@@ -73,8 +73,8 @@ def test_the_table_shows_failures_and_what_is_missing(written):
 def test_files_that_run_are_noted():
     with parity.files_that_run() as files:
         registry.create("vgg16", 7)
-        residual_relu(*[parity.jax.numpy.zeros((1, 2, 2, 3))] * 2)
-    assert "jaxattn/ops/relu.py" in files
+        max_pool(parity.jax.numpy.zeros((1, 2, 2, 3)), (2, 2), (2, 2), "VALID")
+    assert "jaxattn/ops/pool.py" in files
     assert all(name.startswith(("jaxattn/", "references/")) for name in files)
     assert not files & {"jaxattn/models/registry.py", "jaxattn/models/backbones/densenet.py"}
 
