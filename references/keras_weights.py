@@ -20,6 +20,8 @@ runs of the same implementation on images that differ by one rounding. So for tr
 drawn larger by a factor that batch norm cancels, which makes the steps relatively smaller.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
@@ -58,19 +60,65 @@ def draw(
         training: Whether to do so for batch norm in training mode, and for some training steps.
     """
     rng = np.random.default_rng(seed)
+
+    def prepare(layer: keras.Layer, given: Tensor) -> None:
+        _draw_layer(layer, given, rng)
+        if training and isinstance(layer, keras.layers.Conv2D):
+            layer.kernel.assign(layer.kernel.value * _ENLARGED)
+
+    shift = functools.partial(_shift, rng=rng) if away_from_kinks else None
+    _forward(model, images, prepare, shift, training)
+
+
+def move_back(model: keras.Model, images: np.ndarray) -> bool:
+    """Shifts the channels that have come near a kink again, since weights before them changed.
+
+    Args:
+        model: Its weights were drawn away from kinks.
+        images: Those that they were drawn for.
+
+    Returns:
+        Whether there were any.
+    """
+    moved = False
+
+    def shift(values: Tensor) -> np.ndarray:
+        nonlocal moved
+        found = _shift_back(values)
+        moved |= bool(found.any())
+        return found
+
+    _forward(model, images, lambda layer, given: None, shift)
+    return moved
+
+
+def _forward(
+    model: keras.Model,
+    images: np.ndarray,
+    prepare: Callable[[keras.Layer, Tensor], None],
+    shift: Callable[[Tensor], np.ndarray] | None,
+    training: bool = False,
+) -> None:
+    """Computes a model layer by layer.
+
+    Args:
+        model: The model.
+        images: Its input.
+        prepare: Given each layer and its first input, before the layer is computed.
+        shift: Of the inputs of a ReLU, by how much to shift each channel; None not to.
+        training: Whether batch norm uses the batch.
+    """
     values: dict[int, Tensor] = {id(model.input): keras.ops.convert_to_tensor(images)}
     made_by = {id(out): layer for layer in model.layers for out in _outputs(layer)}
     for layer in model.layers[1:]:
         given = [values[id(tensor)] for tensor in _inputs(layer)]
-        _draw_layer(layer, given[0], rng)
-        if training and isinstance(layer, keras.layers.Conv2D):
-            layer.kernel.assign(layer.kernel.value * _ENLARGED)
-        if away_from_kinks:
+        prepare(layer, given[0])
+        if shift is not None:
             if is_relu(layer) or isinstance(layer, SoftAttention):
-                given = [_move_before(layer, given[0], made_by, rng)]
+                given = [_move_before(layer, given[0], made_by, shift)]
                 values[id(layer.input)] = given[0]
             if has_relu(layer):
-                _move_inside(layer, given[0], rng)
+                _move_inside(layer, given[0], shift)
         out = layer(given if len(given) > 1 else given[0], training=training)
         for tensor, value in zip(_outputs(layer), keras.tree.flatten(out), strict=True):
             values[id(tensor)] = value
@@ -147,22 +195,36 @@ def _shift(values: Tensor, rng: np.random.Generator) -> np.ndarray:
     return np.where(up, above, below)
 
 
+def _shift_back(values: Tensor) -> np.ndarray:
+    """The shift that moves each channel within half the margin of 0 to the side that it is on."""
+    flat = np.asarray(values).reshape(-1, values.shape[-1])
+    low, high, wide = flat.min(axis=0), flat.max(axis=0), margin(values)
+    away = (low >= wide / 2) | (high <= -wide / 2)
+    back = np.where(low + high > 0, wide - low, -wide - high)
+    return np.where(away, 0.0, back)
+
+
 def _move_before(
-    layer: keras.Layer, given: Tensor, made_by: dict[int, keras.Layer], rng: np.random.Generator
+    layer: keras.Layer,
+    given: Tensor,
+    made_by: dict[int, keras.Layer],
+    shift_of: Callable[[Tensor], np.ndarray],
 ) -> Tensor:
     """Shifts a ReLU's input through the bias that produced it, if any."""
     owner = owner_of(layer.input, made_by)
     if owner is None:
         return given
-    shift = _shift(given, rng)
+    shift = shift_of(given)
     owner.bias.assign(owner.bias.value + (shift / owner.scale).astype(np.float32))
     return given + shift.astype(np.float32)
 
 
-def _move_inside(layer: keras.Layer, given: Tensor, rng: np.random.Generator) -> None:
+def _move_inside(
+    layer: keras.Layer, given: Tensor, shift_of: Callable[[Tensor], np.ndarray]
+) -> None:
     """Shifts the input of a convolution's or dense layer's own ReLU through the layer's bias."""
     layer.activation = keras.activations.linear
-    shift = _shift(layer(given), rng)
+    shift = shift_of(layer(given))
     layer.activation = keras.activations.relu
     layer.bias.assign(layer.bias.value + shift.astype(np.float32))
 

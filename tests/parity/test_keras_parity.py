@@ -144,6 +144,31 @@ def test_a_channel_that_is_tied_whatever_its_kernel_is_switched_off(known):
     assert np.ptp(out, (0, 1, 2)).astype(bool).sum() >= 4
 
 
+def test_relus_are_moved_back_from_their_kinks():
+    """After another first kernel, as where ties are broken, sixteen layers have other values."""
+    keras.utils.clear_session()
+    images = keras.layers.Input((16, 16, 3))
+    first = keras.layers.Conv2D(32, 3, activation="relu")
+    x, inputs = first(images), []
+    for _ in range(16):
+        inputs.append(keras.layers.BatchNormalization()(keras.layers.Conv2D(32, 1)(x)))
+        x = keras.layers.ReLU()(inputs[-1])
+    model, to_relus = keras.Model(images, x), keras.Model(images, inputs)
+    rng = np.random.default_rng(0)
+    given = rng.uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32)
+
+    def nearest():
+        return min(float(np.abs(values).min()) for values in to_relus(given))
+
+    keras_weights.draw(model, given, 0, away_from_kinks=True)
+    assert nearest() > 0.05
+    assert not keras_weights.move_back(model, given)
+    first.kernel.assign(first.kernel + 0.2 * rng.normal(size=first.kernel.shape))
+    assert nearest() < 0.01
+    assert keras_weights.move_back(model, given)
+    assert nearest() > 0.05
+
+
 @pytest.mark.parametrize("name", keras_models.APPLICATIONS)
 def test_endpoints_are_found_in_networks_of_keras(name):
     """The layer of each endpoint ends where ours does: at its last batch norm, ReLU or pool."""
