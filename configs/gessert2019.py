@@ -18,7 +18,7 @@ weighted, none, oversampling, balanced,  balancing; for ``diagnosis`` see below 
 diagnosis, diagnosis_nevi,
 diagnosis_executed
 k0.5, k0.75, k1, k1.25, k1.5             the exponent of loss weighting              VI
-released                                 single-crop evaluated as their code does    II
+released                                 validated and evaluated as their code does  II
 leaky                                    folds by image, which nobody published
 =======================================  ==========================================  =========
 
@@ -36,7 +36,8 @@ reads a variable that an earlier loop left behind. The mean factors are then 4.0
 akiec, 3.2 for bkl, 2.7 for nv and 2.4 for df and vasc.
 
 Single-crop is evaluated on the centre with 85% of each side, as the paper says; ``released`` takes
-the centre of 336 pixels, as the code does. Both are resized to 224.
+the centre of 336 pixels, as the code does. Both are resized to 224. ``released`` also validates
+after the first and every fifth epoch alone.
 
 Densenet121 has its last ReLU where torchvision's own forward pass is used (downsampling, single,
 multi), and none before the pooling where crops are joined (attention, gru), as in their code.
@@ -99,8 +100,9 @@ def get_config(given: str = "") -> ConfigDict:
     config.model = ConfigDict({"name": "gessert2019", "backbone": NETWORKS[network]})
     if network == "densenet121" and (strategy == "gru" or strategy in ATTENTION):
         config.model.endpoint = "bn"  # no ReLU before the pooling
-    if released and strategy == "single":
-        config.crops.centre = 336.0
+    if released:
+        config.validate_every = 5
+        config.crops.centre = 336.0 if strategy == "single" else config.crops.centre
     _see(config, strategy, int(crops.removeprefix("crops")))
     _balance(config, balancing, float(exponent.removeprefix("k")))
     config.optimizer.update(name="adamw", weight_decay=0.0, schedule="step", warmup=0.0)

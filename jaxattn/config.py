@@ -167,13 +167,14 @@ def base() -> ConfigDict:
     config.epochs = 20
     config.steps_per_epoch = 0  # 0: passes_per_epoch passes of the sampler
     config.passes_per_epoch = 1
+    config.validate_every = 1  # epochs; the first and the last are always validated
     config.skip_nonfinite = 0  # steps with a loss or gradient that is not finite to leave out
     config.target_class = ""  # class to detect: adds its AUC, average precision, sensitivity
     config.best = "balanced_accuracy"  # validation metric that selects the best checkpoint
     config.early_stopping = ConfigDict(
         dict(
             metric="loss",  # validation metric
-            patience=0,  # epochs without improvement before stopping; 0: never stop
+            patience=0,  # validations without improvement before stopping; 0: never stop
             min_delta=0.0,  # smallest change that counts as an improvement
         )
     )

@@ -224,6 +224,7 @@ def rules() -> Mapping[str, Rule]:
         "epochs": whole(1),
         "steps_per_epoch": whole(0),
         "passes_per_epoch": whole(1),
+        "validate_every": whole(1),
         "target_class": _TEXT,
         "best": _NAME,
         "early_stopping.metric": _NAME,

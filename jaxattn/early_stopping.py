@@ -17,7 +17,7 @@ class EarlyStopping:
     Attributes:
         best: Best value of ``config.best`` so far, None before the first validation.
         stopping: Best value of ``config.early_stopping.metric`` so far.
-        waited: Epochs since ``stopping`` improved by more than ``min_delta``.
+        waited: Validations since ``stopping`` improved by more than ``min_delta``.
     """
 
     best: float | None = None
@@ -36,7 +36,7 @@ class EarlyStopping:
         )
 
     def should_stop(self, config: ConfigDict) -> bool:
-        """Whether ``config.early_stopping.patience`` epochs passed without improvement."""
+        """Whether ``config.early_stopping.patience`` validations passed without improvement."""
         return 0 < config.early_stopping.patience <= self.waited
 
 

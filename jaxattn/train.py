@@ -88,6 +88,10 @@ class Training(NamedTuple):
         """Steps of the whole run, unless it stops early."""
         return self.config.epochs * self.steps_per_epoch
 
+    def validates(self, epoch: int) -> bool:
+        """Whether there is a validation after an epoch, counted from 1."""
+        return epoch in (1, self.config.epochs) or epoch % self.config.validate_every == 0
+
 
 def setup(config: ConfigDict, mesh: Mesh | None = None) -> Training:
     """Builds what a config describes; computes nothing and reads no image.
@@ -276,9 +280,10 @@ def _loop(
                 log.write("train", step, epoch=epoch, images_per_second=rate, **values)
                 meter.show(step, f"{rate:.1f} images/s, loss {values['loss']:.3f}")
             if step % run.steps_per_epoch == 0:
+                due = run.validates(step // run.steps_per_epoch)
                 # Saved first, so that nothing is lost if the validation is cut short.
-                keep.save(state, dataclasses.replace(progress, validated=False))
-                progress = keep.validate(state, progress)
+                keep.save(state, dataclasses.replace(progress, validated=not due))
+                progress = keep.validate(state, progress) if due else progress
                 if progress.stopping.should_stop(config):
                     break
             elif config.checkpoint_every_steps and step % config.checkpoint_every_steps == 0:

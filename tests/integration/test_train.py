@@ -191,6 +191,15 @@ def test_a_run_stops_early_and_stays_stopped(tiny_config, tmp_path):
     assert train.train(tiny_config, folder, lambda step: pytest.fail("a step was taken"))
 
 
+def test_epochs_without_validation(tiny_config, tmp_path):
+    """Of seven, the first, every third and the last are validated, also if some are resumed."""
+    tiny_config.update(epochs=7, validate_every=3, steps_per_epoch=2, checkpoint_every_steps=0)
+    for stop in (4, 9, 14):  # after an epoch that is not validated, within one, at the end
+        train.train(tiny_config, tmp_path / "run", lambda step, last=stop: step == last)
+    validated = [e["epoch"] for e in entries(tmp_path / "run") if e["kind"] == "validation"]
+    assert validated == [1, 3, 6, 7]
+
+
 def test_another_config_in_the_same_folder_is_an_error(tiny_config, whole):
     tiny_config.optimizer.learning_rate = 0.5
     tiny_config.log_every_steps = 7  # changes nothing that is computed
