@@ -142,6 +142,7 @@ def _from_metadata(row: CsvRow) -> SourceImage:
         age=age(row, "age"),
         sex=sex(row),
         localization=optional_text(row, "localization"),
+        image_source=optional_text(row, "dataset"),
     )
 
 

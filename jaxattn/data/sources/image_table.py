@@ -64,9 +64,9 @@ def read(
         part_column: The official parts, if there are any: train, val or test.
 
     Returns:
-        The images by image_id, as in `image_folder.read`. Classes are in alphabetical
-        order. The columns ``age``, ``sex``, ``localization`` and ``patient_id`` are taken if they
-        are there. Problems and notes as in `ham10000.read`, and ``unlabelled_row`` and
+        The images by image_id, as in `image_folder.read`. Classes are in alphabetical order. The
+        columns ``age``, ``sex``, ``localization``, ``patient_id`` and ``image_source`` are taken if
+        they are there. Problems and notes as in `ham10000.read`, and ``unlabelled_row`` and
         ``without_group``.
 
     Raises:
@@ -163,6 +163,7 @@ def _image(row: CsvRow, image_id: str, columns: Mapping[str, str]) -> SourceImag
         sex=_SEXES.get(row.fields.get("sex", "").lower(), ""),
         localization=optional_text(row, "localization"),
         patient_id=optional_text(row, "patient_id"),
+        image_source=optional_text(row, "image_source"),
         part=part,
     )
 

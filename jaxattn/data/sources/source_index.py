@@ -29,6 +29,7 @@ INDEX_COLUMNS = (
 FURTHER_COLUMNS: Mapping[str, Any] = {
     "part": np.str_,
     "patient_id": np.str_,
+    "image_source": np.str_,
     "has_attributes": np.bool_,
 }
 HASH_COLUMNS = ("pixel_hash", "perceptual_hash")
@@ -54,6 +55,7 @@ class SourceImage:
     localization: str = ""  # '' unknown
     part: str = ""  # of the official split: train, validation, test; '' none
     patient_id: str = ""  # '' unknown
+    image_source: str = ""  # collection or device that the image is of; '' unknown
     path: Path = Path()
     mask: Path | None = None
     # Masks of dermoscopic attributes by name, or the files of ISIC 2017, see `attributes.encode`.

@@ -41,7 +41,8 @@ def load(
 
     Returns:
         The data set; its records are `Example` dicts. The table has the further columns ``part``
-        (train, validation, test), ``patient_id`` and ``has_attributes`` if the source has them, and
+        (train, validation, test), ``patient_id``, ``image_source`` and ``has_attributes`` if the
+        source has them, and
         ``pixel_hash`` and ``perceptual_hash`` unless an older version prepared it.
 
     Raises:

@@ -61,12 +61,12 @@ def features(index: SourceIndex) -> tfds.features.FeaturesDict:
     ``image`` is a JPEG or a PNG. ``mask`` is a PNG of 0 and 255 of the image's size, or one black
     pixel if ``has_mask`` is False, so that plain TFDS can decode every record. ``attributes``, if
     the data set has any, is a PNG with one bit per dermoscopic attribute, and one black pixel if
-    ``has_attributes`` is False. ``part`` is the image's part of the official split and
-    ``patient_id`` its patient, if there are any. ``age`` is in years, NaN if unknown; unknown text
-    is empty.
+    ``has_attributes`` is False. ``part`` is the image's part of the official split, ``patient_id``
+    its patient and ``image_source`` its collection, if there are any. ``age`` is in years, NaN if
+    unknown; unknown text is empty.
     """
     further: dict[str, Any] = {}
-    for name in ("part", "patient_id"):
+    for name in ("part", "patient_id", "image_source"):
         if name in index.columns:
             further[name] = tfds.features.Text()
     if "has_attributes" in index.columns:

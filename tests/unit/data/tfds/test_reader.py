@@ -36,7 +36,8 @@ def test_table_is_that_of_the_source(out, fake):
     dataset = reader.load(out)
     assert dataset.name == "ham10000"
     assert dataset.class_names == ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
-    types = COLUMNS | {"pixel_hash": np.str_, "perceptual_hash": np.str_}
+    further = ("image_source", "pixel_hash", "perceptual_hash")
+    types = COLUMNS | dict.fromkeys(further, np.str_)
     assert {name: column.dtype.type for name, column in dataset.table.items()} == types
     rows = sorted(fake.ROWS, key=lambda row: row["image_id"])
     for name in ("image_id", "lesion_id", "dx_type"):

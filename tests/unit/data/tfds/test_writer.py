@@ -2,12 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from jaxattn.data.sources import ham10000
 from jaxattn.data.tfds import reader, writer
 from jaxattn.errors import InputError
+from jaxattn.evaluation import predictions, subgroups
 
 ALL_IDS = [f"ISIC_000000{i}" for i in range(2, 10)]
 
@@ -40,7 +42,7 @@ def test_index_has_one_line_per_record_in_order(tmp_path, dataverse):
     writer.write(ham10000.read(dataverse), out)
     lines = (out / "index.csv").read_text().splitlines()
     columns = "image_id,lesion_id,dx,dx_type,age,sex,localization,has_mask"
-    assert lines[0] == columns + ",pixel_hash,perceptual_hash"
+    assert lines[0] == columns + ",image_source,pixel_hash,perceptual_hash"
     assert lines[2].startswith("ISIC_0000003,HAM_0000003,nv,follow_up,,female,back,1,")
     assert lines[3].startswith("ISIC_0000004,HAM_0000004,mel,consensus,0.0,,,1,")
     ids = [record["image_id"].decode() for record in reader.open_records(out)]
@@ -178,3 +180,21 @@ def test_progress_counts_every_image(tmp_path, kaggle):
 
     writer.write(ham10000.read(kaggle), tmp_path / "out", track=track)
     assert seen == [("writing", 8)] * 8 + [("verifying", 8)] * 8
+
+
+def test_the_collection_of_an_image_is_kept(dataverse, tmp_path):
+    """The column ``dataset`` of Dataverse's table; it becomes a subgroup of evaluation."""
+    table = dataverse / "HAM10000_metadata"
+    first, *lines = table.read_text().splitlines()
+    lines[:3] = [line.replace("rosendahl", "vidir_modern") for line in lines[:3]]
+    table.write_text("\n".join([first, *lines]) + "\n")
+    writer.write(ham10000.read(dataverse), tmp_path / "out")
+    dataset = reader.load(tmp_path / "out")
+    assert sorted(dataset.table["image_source"]) == ["rosendahl"] * 5 + ["vidir_modern"] * 3
+    shares = np.full((8, 7), 1 / 7)
+    found = predictions.of_dataset(dataset, np.arange(8), shares, dataset.labels)
+    by_source = subgroups.groups(found)["image source"]
+    assert {name: inside.sum() for name, inside in by_source.items()} == {
+        "rosendahl": 5,
+        "vidir_modern": 3,
+    }
