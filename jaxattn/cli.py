@@ -158,13 +158,11 @@ def run_main(main: Callable[[list[str]], int | None], positional: bool = False) 
                 raise invalid("command line", "only flags", repr(" ".join(argv[1:])))
             return main(argv) or 0
         except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
+            return _failed(str(error))
         except OSError as error:
             if error.errno not in MACHINE_ERRORS:
                 raise
-            print(f"error: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
-            return 2
+            return _failed(f"{error.filename or 'a file'}: {error.strerror}")
         except signals.Stopped:
             print("stopped; the same command goes on")
             return signals.STOPPED
@@ -174,6 +172,19 @@ def run_main(main: Callable[[list[str]], int | None], positional: bool = False) 
 
     logging.set_verbosity(logging.WARNING)
     app.run(guarded, flags_parser=_parse)
+
+
+def _failed(error: str) -> int:
+    """Prints an error; returns the exit status, or ends the program at once.
+
+    Threads of libraries may wait for minutes for a save that failed. What is on the disk is whole.
+    """
+    print(f"error: {error}", file=sys.stderr)
+    if signals.installed():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(2)
+    return 2
 
 
 def _parse(argv: list[str]) -> list[str]:

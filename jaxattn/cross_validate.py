@@ -115,13 +115,14 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
 def define_flags() -> None:
     """Defines the flags of the command line."""
     cli.define_config_flags("The folder of all folds; by default runs/CONFIG.")
+    cli.define_deterministic_flag()
 
 
 def main(argv: list[str]) -> int:
     """The command line; returns the exit status, see `train.main`."""
     del argv
     config, folder = configs.resolved(flags.FLAGS.config), cli.workdir()
-    runtime.setup(config.cpu_devices)
+    runtime.setup(config.cpu_devices, flags.FLAGS.deterministic)
     signals.describe(f"the same command resumes {folder}")
     results = run(config, folder, lambda step: signals.requested())
     if results is None:

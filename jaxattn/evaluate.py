@@ -527,6 +527,7 @@ def define_flags() -> None:
     cli.define_run_flag()
     cli.define_out_flag()
     cli.define_evaluation_flags()
+    cli.define_deterministic_flag()
     flags.DEFINE_enum("split", "test", splits.PARTS, "The part to evaluate.")
     flags.DEFINE_enum("checkpoint", "best", ("best", "latest"), "The checkpoint to evaluate.")
     flags.DEFINE_string(
@@ -549,7 +550,7 @@ def main(argv: list[str]) -> None:
     given = flags.FLAGS
     folder = Path(given.run).expanduser()
     signals.describe("nothing of the run has changed")
-    runtime.setup(run_dir.read_config(folder).cpu_devices)
+    runtime.setup(run_dir.read_config(folder).cpu_devices, given.deterministic)
     out = Path(given.out) if given.out else None
     settings = config_flags.get_override_values(given["evaluation"])
     from jaxattn.evaluation import external

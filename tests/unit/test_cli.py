@@ -1,5 +1,8 @@
 """What a user gets wrong on the command line is one line, with exit status 2."""
 
+import subprocess
+import sys
+
 import pytest
 
 from jaxattn import train
@@ -74,3 +77,27 @@ def test_values_are_checked_before_a_folder_is_made(command, tmp_path, override,
     assert err.startswith(f"error: {message}")
     assert err.count("\n") == 1
     assert not folder.exists()
+
+
+FAILS = """
+import threading, time
+from jaxattn import cli, signals
+from jaxattn.errors import InputError
+signals.install()
+def main(argv):
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    print("some steps")
+    raise InputError("the disk is full")
+cli.run_main(main)
+"""
+
+
+def test_a_program_that_fails_waits_for_no_thread():
+    """As of a library that waits for a save which has failed."""
+    command = [sys.executable, "-c", FAILS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (
+        2,
+        "some steps\n",
+        "error: the disk is full\n",
+    )
