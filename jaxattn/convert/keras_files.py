@@ -149,11 +149,27 @@ def _texts(group: h5py.Group, name: str) -> list[str]:
 
 
 def _legacy(root: h5py.Group, layer: str) -> list[Stored]:
-    """A layer, or those of a model inside the model, whose weights' names begin with theirs."""
+    """A layer, or those of a model inside the model, whose weights' names begin with theirs.
+
+    Raises:
+        InputError: Such a model has frozen layers behind trained ones.
+    """
     group = root[layer]
     inner: dict[str, list[np.ndarray]] = {}
+    last, again = "", False
     for name in _texts(group, "weight_names"):
-        inner.setdefault(name.rpartition("/")[0], []).append(_array(group[name]))
+        owner = name.rpartition("/")[0]
+        # After the trained weights come the others, in the order of the layers: those of batch
+        # norms, whose trained ones were there, and all of frozen layers.
+        again |= owner in inner and owner != last
+        if again and owner not in inner:
+            raise InputError(
+                f"{root.file.filename}: expected frozen layers at the beginning of {layer} alone, "
+                f"got {owner} behind trained ones, and the file does not say where; unfreeze it, "
+                "or save as .weights.h5 or .keras"
+            )
+        inner.setdefault(owner, []).append(_array(group[name]))
+        last = owner
     if len(inner) == 1:
         return [Stored(layer, arrays) for arrays in inner.values()]
     layers = [Stored(name.rpartition("/")[2], arrays) for name, arrays in inner.items()]

@@ -78,6 +78,21 @@ def test_a_model_inside_a_model(small, tmp_path, name, frozen):
     assert same(keras_files.read(save(model, tmp_path / name)), weights(model))
 
 
+@pytest.mark.parametrize("name", ["m.h5", "m.weights.h5", "m.keras"])
+def test_a_model_whose_middle_is_frozen(small, tmp_path, name):
+    """Legacy files have its weights last, where blocks of one shape would be exchanged."""
+    base = small("plain")
+    for layer in base.layers[8:20]:
+        layer.trainable = False
+    model = keras.Sequential([keras.Input(base.input.shape[1:]), base])
+    path = save(model, tmp_path / name)
+    if name != "m.h5":
+        assert same(keras_files.read(path), weights(model))
+        return
+    with pytest.raises(InputError, match="m.h5: expected frozen layers at the beginning of"):
+        keras_files.read(path)
+
+
 def tensorflow_file(path, layers, chunks=1, whole=False):
     """A file as TensorFlow's Keras wrote them: names as bytes, weights as layer/weight:0."""
     with h5py.File(path, "w") as file:
