@@ -1,6 +1,7 @@
 """What all benchmarks share: timing, the device's limits, result files and command lines."""
 
 import functools
+import hashlib
 import inspect
 import json
 import os
@@ -198,6 +199,20 @@ def write(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result
+
+
+def digest(files: Sequence[str]) -> str:
+    """A hash of the contents of files of the repository; of a missing file, of nothing."""
+    total = hashlib.sha256()
+    for name in sorted(files):
+        path = ROOT / name
+        total.update(f"{name}\0".encode() + (path.read_bytes() if path.is_file() else b""))
+    return total.hexdigest()[:16]
+
+
+def stale(row: Mapping[str, Any]) -> bool:
+    """Whether a file that the row covers changed since it was made."""
+    return row.get("digest") != digest(row.get("files", ()))
 
 
 def command_line(run: Callable[..., Any], devices: int = 1) -> None:

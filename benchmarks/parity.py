@@ -10,10 +10,10 @@ that a comparison failed, or, of training, that a mutation would not be found.
 
 import contextlib
 import gc
-import hashlib
+import inspect
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -46,7 +46,8 @@ def files_that_run() -> Iterator[set[str]]:
     found: set[str] = set()
 
     def note(frame: FrameType, event: str, _: Any) -> None:
-        if event == "call":
+        # Importing a module calls its body, which is no function.
+        if event == "call" and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
             found.add(frame.f_code.co_filename)
 
     sys.setprofile(note)
@@ -60,20 +61,6 @@ def files_that_run() -> Iterator[set[str]]:
         found |= {each for each in names if each.startswith(COVERED)} - {*NOT_COVERED}
 
 
-def digest(files: Sequence[str]) -> str:
-    """A hash of the contents of files of the repository; of a missing file, of nothing."""
-    total = hashlib.sha256()
-    for name in sorted(files):
-        path = measure.ROOT / name
-        total.update(f"{name}\0".encode() + (path.read_bytes() if path.is_file() else b""))
-    return total.hexdigest()[:16]
-
-
-def stale(row: dict[str, Any]) -> bool:
-    """Whether a file that the row covers changed since it was made."""
-    return row.get("digest") != digest(row.get("files", ()))
-
-
 def compare(name: str, training: bool = False) -> dict[str, Any]:
     """A row of the result: a comparison, or why it failed."""
     with files_that_run() as files:
@@ -85,7 +72,7 @@ def compare(name: str, training: bool = False) -> dict[str, Any]:
         except RuntimeError as error:
             row = {"model": name, "failed": str(error)}
     kind = "training" if training else "outputs"
-    more = {"keras": keras.__version__, "files": sorted(files), "digest": digest([*files])}
+    more = {"keras": keras.__version__, "files": sorted(files), "digest": measure.digest([*files])}
     return {"kind": kind, **row, **more}
 
 

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks import goals
+from benchmarks import goals, measure
 
 Row = Mapping[str, Any]
 #: By heading, a format string for the fields of a row, or a function of a row.
@@ -366,8 +366,11 @@ def parity(result: Row) -> str:
         bound = bounds["rate" if mutation.startswith("rate") else "movements"]
         return f"{found:.1e}" if found > bound else f"**{found:.1e}**"
 
+    def model(row: Row) -> str:
+        return row["model"] + " †" * measure.stale(row)
+
     columns: Columns = {
-        "model": "{model}",
+        "model": model,
         "size, batch": "{image_size}, {batch}",
         "endpoints": "{endpoints}",
         "parameters": "{parameters}",
@@ -394,7 +397,7 @@ def parity(result: Row) -> str:
     rows, failures = _of_kind(result, "training")
     if rows:
         columns = {
-            "model": "{model}",
+            "model": model,
             "size, batch": "{image_size}, {batch}",
             "Keras' loss": lambda row: f"{row['losses'][0]:.3f} → {row['losses'][-1]:.3f}",
             **{name: functools.partial(cell, name, "") for name in trained},
@@ -417,6 +420,8 @@ def parity(result: Row) -> str:
             "times 1.5 or negated, which must exceed the bound of movements; and a learning rate "
             "0.1% higher, which must exceed that of the rate."
         )
+    if any(map(measure.stale, result["rows"])):
+        parts.append("†: a file that the row covers has changed since the commit that it is of.")
     keras = sorted({row["keras"] for row in result["rows"]})
     return "\n\n".join([*parts, f"All in float32, with Keras {', '.join(keras)}."])
 

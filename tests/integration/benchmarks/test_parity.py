@@ -25,6 +25,8 @@ OUTPUTS = {
     "endpoints": 3,
     "parameters": 5,
     "keras": "3.0",
+    "files": [],
+    "digest": measure.digest([]),
 }
 
 
@@ -83,14 +85,22 @@ def test_a_row_is_stale_once_a_file_it_covers_changed(tmp_path, monkeypatch):
     monkeypatch.setattr(measure, "ROOT", tmp_path)
     for name in ("a.py", "b.py", "c.py"):
         (tmp_path / name).write_text(name)
-    row = {"files": ["a.py", "b.py"], "digest": parity.digest(["b.py", "a.py"])}
+    row = {"files": ["a.py", "b.py"], "digest": measure.digest(["b.py", "a.py"])}
     (tmp_path / "c.py").write_text("changed")
-    assert not parity.stale(row)
+    assert not measure.stale(row)
     (tmp_path / "b.py").write_text("b.py ")
-    assert parity.stale(row)
+    assert measure.stale(row)
     (tmp_path / "b.py").unlink()
-    assert parity.stale(row)
-    assert parity.stale({"model": "made before rows had a digest"})
+    assert measure.stale(row)
+    assert measure.stale({"model": "made before rows had a digest"})
+
+
+def test_the_table_marks_rows_that_are_stale(written):
+    page = tables.parity(written(OUTPUTS | {"model": "vgg16"}))
+    assert "†" not in page
+    page = tables.parity(written(OUTPUTS | {"model": "vgg16", "digest": "of other code"}))
+    assert "| vgg16 † |" in page
+    assert "†: a file that the row covers has changed" in page
 
 
 def test_a_failed_comparison_is_a_row(monkeypatch):
