@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.timeout(3600)
 def test_a_sample_of_kill_points():
     """`make fuzz` tries all; here a hundred of them."""
     done = subprocess.run(
