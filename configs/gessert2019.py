@@ -102,7 +102,8 @@ def get_config(given: str = "") -> ConfigDict:
         config.model.endpoint = "bn"  # no ReLU before the pooling
     if released:
         config.validate_every = 5
-        config.crops.centre = 336.0 if strategy == "single" else config.crops.centre
+    if released and strategy == "single":
+        config.crops.centre = 336.0
     _see(config, strategy, int(crops.removeprefix("crops")))
     _balance(config, balancing, float(exponent.removeprefix("k")))
     config.optimizer.update(name="adamw", weight_decay=0.0, schedule="step", warmup=0.0)

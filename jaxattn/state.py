@@ -48,7 +48,7 @@ def create(
     optimizer: optax.GradientTransformation,
     input_shape: tuple[int, ...],
     ema: bool = False,
-    frozen: Frozen = Frozen(),  # noqa: B008 - immutable
+    frozen: Frozen = Frozen(),
 ) -> TrainState:
     """The state before the first step; to be jitted with its shardings.
 

@@ -56,12 +56,12 @@ def make_train_step(
     mesh: Mesh,
     *,
     seed: int,
-    mixing: Mixing = Mixing(),  # noqa: B008 - immutable
+    mixing: Mixing = Mixing(),
     ema_decay: float = 0.0,
     skip_nonfinite: bool = False,
     accumulate: int = 1,
     remat: bool = False,
-    frozen: Frozen = Frozen(),  # noqa: B008 - immutable
+    frozen: Frozen = Frozen(),
 ) -> Callable[[TrainState, Data, Arrays], tuple[TrainState, dict[str, Shaped[Array, ""]]]]:
     """Makes the jitted step: preprocess, forward, loss, backward and update in one program.
 

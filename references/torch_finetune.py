@@ -21,7 +21,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from jaxattn import config as configs
-from jaxattn import files, metrics, pretrained
+from jaxattn import files, losses, metrics, pretrained
 from jaxattn.convert import torch_files
 from jaxattn.data import load, loaders
 from jaxattn.evaluation import predictions
@@ -77,10 +77,14 @@ def train(config: ConfigDict, folder: Path) -> dict[str, Any]:
     pixels = pixels.permute(0, 3, 1, 2)
     labels = torch.from_numpy(dataset.labels.astype(np.int64))
     counts = np.bincount(dataset.labels[split["train"]], minlength=len(dataset.class_names))
-    weights = (counts.sum() / counts) ** config.loss.class_weight_exponent
+    weights = losses.class_weights(
+        dataset.labels[split["train"]],
+        dataset.class_names,
+        exponent=config.loss.class_weight_exponent,
+    )
     net = network(len(dataset.class_names))
     loss_of = torch.nn.CrossEntropyLoss(
-        torch.tensor(weights / weights.mean(), dtype=torch.float32),
+        torch.tensor(weights, dtype=torch.float32),
         label_smoothing=config.loss.label_smoothing,
     )
     head = [*net.get_classifier().parameters()]
@@ -134,8 +138,8 @@ def _evaluate(
     ]
     probabilities = np.concatenate(found).astype(np.float64)
     probabilities /= probabilities.sum(-1, keepdims=True)
-    shares = counts / counts.sum()
-    decided = (probabilities / shares**config.evaluation.logit_adjustment).argmax(-1)
+    exponent = config.evaluation.logit_adjustment
+    decided = metrics.decide(probabilities, counts / counts.sum(), exponent)
     table = predictions.of_dataset(dataset, rows, probabilities, decided)
     predictions.write(folder / "evaluation" / "test_predictions.csv", table)
     measured = metrics.classification(table.labels, probabilities, dataset.class_names, decided)

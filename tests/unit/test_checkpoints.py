@@ -158,10 +158,13 @@ def test_what_an_interrupted_process_left_is_cleaned_up(pair, tmp_path):
     folder = shutil.copytree(pair, tmp_path / "copy")
     for name in ("3.part/state", "1.deleted", "4.orbax-checkpoint-tmp-17/state"):
         (folder / name).mkdir(parents=True)
+    inside = folder / "2" / "manifest.json.17.part"
+    inside.write_text("{")
     with Checkpoints(folder) as saved:
         assert saved.latest == 2
         saved.clean()
     assert steps_in(folder) == [1, 2]
+    assert not inside.exists()
 
 
 def test_reading_changes_nothing(pair):
