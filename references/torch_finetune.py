@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from absl import app, flags
-from ml_collections import ConfigDict, config_flags
+from absl import flags
+from ml_collections import ConfigDict
 
+from jaxattn import cli, files, losses, metrics, pretrained
 from jaxattn import config as configs
-from jaxattn import files, losses, metrics, pretrained
 from jaxattn.convert import torch_files
 from jaxattn.data import load, loaders
 from jaxattn.evaluation import predictions
@@ -151,8 +151,7 @@ def _evaluate(
 def main(argv: list[str]) -> None:
     """The command line."""
     del argv
-    config = configs.resolved(_CONFIG.value)
-    result = train(config, Path(_WORKDIR.value))
+    result = train(configs.resolved(flags.FLAGS.config), cli.workdir())
     measured = result["metrics"]
     print(
         f"balanced accuracy {measured['balanced_accuracy']:.3f}, "
@@ -161,6 +160,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    _CONFIG = config_flags.DEFINE_config_file("config", None, "The config to follow.")
-    _WORKDIR = flags.DEFINE_string("workdir", None, "Folder to write to.", required=True)
-    app.run(main)
+    cli.define_config_flags("The folder to write to.")
+    cli.run_main(main)
