@@ -17,7 +17,6 @@ _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) .*\{$")
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%([\w.-]+) = (.+?) ([\w-]+)\((.*)$")
 _ARRAY = re.compile(r"\b(pred|bf16|[fsuc]\d+\w*)\[([\d,]*)\](?:\{([\d,]*)(?::([^}]*))?\})?")
 _CALLED = re.compile(r"(?:calls|to_apply|body)=%([\w.-]+)")
-_SOURCE = r'op_name="([^"]*)"'
 _TILE = re.compile(r"T\((\d+),(\d+)\)")
 
 #: Instructions that move nothing: names, tuples, and the ends of what was started before.
@@ -25,13 +24,16 @@ _FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota"),
     *("partition-id", "replica-id", "opt-barrier", "conditional", "call"),
 }
-_COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+#: Instructions in which devices exchange arrays.
+COLLECTIVES = (
+    *("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all"),
+    *("collective-permute", "collective-broadcast"),
+)
 #: What a fusion is called after: the first of these that is in it.
 _KINDS = (
-    *("convolution", "dot", *_COLLECTIVES, "select-and-scatter", "gather", "scatter", "sort"),
+    *("convolution", "dot", *COLLECTIVES, "select-and-scatter", "gather", "scatter", "sort"),
     *("reduce", "reduce-window"),
 )
-_MATRIX = ("convolution", "dot")
 
 
 class Array(NamedTuple):
@@ -48,6 +50,12 @@ class Array(NamedTuple):
         return math.prod(self.shape)
 
     @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        bits = re.search(r"\d+", self.dtype)
+        return max(1, int(bits[0]) // 8 if bits else 1)
+
+    @property
     def bytes(self) -> int:
         """Bytes in main memory; 0 if it lies in a memory of the core."""
         if "S(" in self.tiling:
@@ -56,8 +64,7 @@ class Array(NamedTuple):
         if tile := _TILE.search(self.tiling):
             for place, length in enumerate((int(tile[2]), int(tile[1]))[: len(lengths)]):
                 lengths[place] = -(-lengths[place] // length) * length
-        bits = re.search(r"\d+", self.dtype)
-        return math.prod(lengths) * max(1, int(bits[0]) // 8 if bits else 1)
+        return math.prod(lengths) * self.itemsize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +77,11 @@ class Instruction:
     results: tuple[Array, ...]
     operands: tuple[str, ...]
     rest: str  # all after the opening parenthesis
+
+    @property
+    def source(self) -> str:
+        """JAX's name of what it computes, or ''."""
+        return self.attribute(r'op_name="([^"]*)"')
 
     def attribute(self, pattern: str) -> str:
         """The first group of a pattern in the line, or ''."""
@@ -84,7 +96,6 @@ class Kernel:
     Attributes:
         name: Of the instruction.
         kind: One of ``_KINDS``, ``copy``, ``transpose``, ``elementwise``, or the instruction's own.
-        source: JAX's name of its result.
         sources: JAX's names of all that it computes.
         runs: How often it runs.
         arrays: Its results.
@@ -92,12 +103,10 @@ class Kernel:
         float32: The share of these that is float32.
         flops: Operations of its convolutions and matrix products in one run.
         dtype: Of their first operand.
-        layout: Of their first operand, for a convolution.
     """
 
     name: str
     kind: str
-    source: str
     sources: tuple[str, ...]
     runs: int
     arrays: tuple[Array, ...]
@@ -105,7 +114,6 @@ class Kernel:
     float32: int
     flops: float
     dtype: str
-    layout: str
 
     def mostly(self, scope: str) -> bool:
         """Whether more than half of what it computes comes from a scope of JAX's names."""
@@ -181,19 +189,16 @@ def _kernel(program: Program, each: Instruction, runs: int) -> Kernel:
         moved = [array for array in moved if array.size not in whole]
         moved += [program[i.within][i.operands[1]].results[0] for i in updates]
     matrix = [found for found in ((_flops(program, i), i) for i in inside) if found[0]]
-    first = _operands(program, matrix[0][1])[0] if matrix else None
     return Kernel(
         name=each.name,
         kind=_kind(each, inside),
-        source=each.attribute(_SOURCE),
-        sources=tuple(filter(None, (inner.attribute(_SOURCE) for inner in inside))),
+        sources=tuple(filter(None, (inner.source for inner in inside))),
         runs=runs,
         arrays=results,
         bytes=sum(array.bytes for array in moved),
         float32=sum(array.bytes for array in moved if array.dtype == "f32"),
         flops=sum(flops for flops, _ in matrix),
-        dtype=first.dtype if first else "",
-        layout=matrix[0][1].attribute(r"dim_labels=(\w+->\w+)") if first else "",
+        dtype=_operands(program, matrix[0][1])[0].dtype if matrix else "",
     )
 
 
@@ -294,4 +299,4 @@ def by_kind(found: Sequence[Kernel]) -> dict[str, dict[str, float]]:
 
 def collectives(found: Sequence[Kernel]) -> list[Kernel]:
     """The kernels in which devices exchange arrays."""
-    return [each for each in found if each.kind in _COLLECTIVES]
+    return [each for each in found if each.kind in COLLECTIVES]

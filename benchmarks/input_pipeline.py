@@ -1,27 +1,11 @@
 """Images per second from disk to a batch on the device, and how long a training step waits.
 
+``benchmarks/README.md`` says what is measured and how.
+
     python -m benchmarks.input_pipeline [--tensorflow_python=PATH]
-
-**Rates.** The same JPEGs, in the same shuffled order, in batches of the same uint8 pixels: by our
-Grain loader from ArrayRecord files, by the in-memory loader (the images are on the device already,
-and drawing a batch of them is measured; ``filling`` is the rate at which they got there), by
-tf.data with and without antialiasing, and by PyTorch's DataLoader from JPEG files. Batches of
-tf.data, and of PyTorch without CUDA, stay in the host's memory. Every pipeline uses all cores, is
-warmed up first, and runs on until nothing is in flight; the pipelines take turns. The pixels of
-the first batch are compared with ours. tf.data without antialiasing, the usual choice, is a cheaper
-filter, and further from ours.
-
-The images are the synthetic ones with sensor noise added, so that files are as large as a
-camera's: 600×450 pixels of about 190 KB, and their centres reduced to 256×256.
-
-**Waiting.** Steps of the real training loop with images from the loader, against the same step on
-one batch that is in place; the difference is the time spent waiting. On a CPU, decoding takes cores
-from the step itself.
 """
 
-import contextlib
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -35,9 +19,9 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from benchmarks import measure, ours, tables
-from benchmarks.peers.steps import steady
-from benchmarks.process import Process, Timed, Unavailable
-from jaxattn import steps
+from benchmarks.peers.steps import Flow
+from benchmarks.process import Peers
+from jaxattn import steps, train
 from jaxattn.data.loaders import MAX_THREADS, Loader, decode_all
 from jaxattn.data.samplers import Sampler
 from jaxattn.data.sources.source_index import SourceImage, SourceIndex
@@ -61,42 +45,32 @@ NOISE = 3.0
 CLASSES = ("even", "odd")
 
 
-class Ours:
-    """Our loader, as `measure.seconds` expects it: seconds of a batch on the device."""
+def ours_of(loader: Loader, sampler: Sampler) -> Flow:
+    """Batches of our loader on the device."""
+    draw = jax.jit(lambda data, batch: steps.pixels("image", data, batch))
 
-    def __init__(self, loader: Loader, sampler: Sampler):
-        self._loader, self._sampler = loader, sampler
-        self._draw = jax.jit(lambda data, batch: steps.pixels("image", data, batch))
+    def start(count: int) -> Iterator[jax.Array]:
+        for batch in loader.training(sampler, 0, count + AHEAD):
+            pixels = draw(loader.data, batch) if loader.data else batch["image"]
+            yield jax.block_until_ready(pixels)
 
-    def _batches(self, count: int) -> Iterator[jax.Array]:
-        data = self._loader.data
-        for batch in self._loader.training(self._sampler, 0, count):
-            yield self._draw(data, batch) if data else batch["image"]
-
-    def first(self) -> np.ndarray:
-        """The pixels of the first batch."""
-        (pixels,) = self._batches(1)
-        return np.asarray(pixels)
-
-    def time(self, calls: int) -> float:
-        """Mean seconds of a batch."""
-        batches = (each.block_until_ready() for each in self._batches(calls + 2 * AHEAD))
-        return steady(batches, jax.block_until_ready, AHEAD, calls)
+    return Flow(start, AHEAD)
 
 
-def draw(count: int, shape: tuple[int, int]) -> Iterator[np.ndarray]:
-    """Synthetic images with sensor noise, uint8 ``(*shape, 3)``."""
+def draw(count: int, shape: tuple[int, int]) -> list[Image.Image]:
+    """Synthetic images with sensor noise, of a height and width."""
     dataset = synthetic.load(max(count, len(synthetic.CLASS_NAMES)), shape)
 
-    def one(index: int) -> np.ndarray:
+    def one(index: int) -> Image.Image:
         noise = np.random.default_rng(index).normal(0, NOISE, (*shape, 3))
-        return np.clip(np.rint(dataset.records[index]["image"] + noise), 0, 255).astype(np.uint8)
+        noisy = np.clip(np.rint(dataset.records[index]["image"] + noise), 0, 255)
+        return Image.fromarray(noisy.astype(np.uint8))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from pool.map(one, range(count))
+        return list(pool.map(one, range(count)))
 
 
-def write_images(folder: Path, images: Sequence[Image.Image]) -> None:
+def write_images(folder: Path, images: Sequence[Image.Image]) -> list[Path]:
     """Writes images as JPEG files to a folder, and as a data set to its folder ``prepared``."""
     folder.mkdir()
     rows = []
@@ -107,34 +81,11 @@ def write_images(folder: Path, images: Sequence[Image.Image]) -> None:
         rows.append(SourceImage(path.stem, path.stem, dx, path=path))
     index = SourceIndex("synthetic", "benchmark", folder, CLASSES, "", rows, {}, {})
     writer.write(index, folder / "prepared")
-
-
-def drawn(folder: Path, count: int, shape: tuple[int, int], small: int) -> dict[str, Path]:
-    """Draws images and writes them at both sizes; the folder of each, by name."""
-    large = [Image.fromarray(image) for image in draw(count, shape)]
-    height, width = shape
-    middle = ((width - height) // 2, 0, (width + height) // 2, height)
-    reduced = [each.resize((small, small), Image.Resampling.LANCZOS, middle) for each in large]
-    made = {f"{width}×{height}": large, f"{small}×{small}": reduced}
-    for name, images in made.items():
-        write_images(folder / name, images)
-    return {name: folder / name for name in made}
-
-
-class Peer:
-    """A pipeline in another process."""
-
-    def __init__(self, process: Process, question: dict[str, Any]):
-        self._process, self._question = process, question
-        self.time = Timed(process, question | {"warm": AHEAD}).time
-
-    def first(self) -> np.ndarray:
-        """The pixels of the first batch."""
-        return self._process.ask("first", **self._question)
+    return [row.path for row in rows]
 
 
 def rates(
-    name: str, folder: Path, size: int, batch: int, calls: int, repeats: int, pythons: Sequence[str]
+    name: str, folder: Path, size: int, batch: int, calls: int, repeats: int
 ) -> list[dict[str, Any]]:
     """Rows with the images per second of every pipeline on one folder's images.
 
@@ -145,7 +96,6 @@ def rates(
         batch: Images in a batch.
         calls: Batches in a measurement.
         repeats: Number of measurements of each pipeline.
-        pythons: Interpreters of ``PEERS``.
 
     Raises:
         InputError: A pipeline reads other pixels than ours.
@@ -155,42 +105,33 @@ def rates(
     rows = np.arange(len(paths))
     sampler = Sampler(rows, dataset.labels[rows], batch, drop_last=True)
     order = [str(paths[sampler[i]]) for i in range((calls + 2 * AHEAD) * batch)]
-    mesh, found = devices.mesh(), {}
-    ways: dict[str, Ours | Peer] = {}
+    own = {}
     for way, kind in {"Grain": "grain", "in_memory": "in_memory"}.items():
         config = ConfigDict({"name": kind, "workers": 0})
-        ways[way] = Ours(Loader(dataset, size, config, mesh), sampler)
-    with contextlib.ExitStack() as stack:
-        for way, python in zip(PEERS, pythons, strict=True):
-            question = {"reader": way, "paths": order, "size": size, "batch": batch}
-            try:
-                if not python:
-                    raise Unavailable("no interpreter given")
-                process = stack.enter_context(Process(python, "benchmarks.peers.input_pipelines"))
-                found[way] = {"version": process.ask("version", reader=way)}
-                ways[way] = Peer(process, question)
-            except Unavailable as error:
-                found[way] = {"skipped": str(error)}
-        reference = ways["Grain"].first().astype(int)
-        for way, pipeline in ways.items():
-            difference = float(np.abs(pipeline.first() - reference).mean())
-            found.setdefault(way, {})["difference"] = difference
-            if difference > SAME_PIXELS:
+        own[way] = ours_of(Loader(dataset, size, config, devices.mesh()), sampler)
+    with Peers(PEERS, "input_pipelines") as peers:
+        found = peers.prepare(paths=order, size=size, batch=batch, warm=AHEAD)
+        for way, flow in own.items():
+            first, *_ = flow.start(1)
+            found[way] = {"first": np.asarray(first)}
+        reference = found["Grain"]["first"].astype(int)
+        for way, each in found.items():
+            each["difference"] = float(np.abs(each.pop("first") - reference).mean())
+            if each["difference"] > SAME_PIXELS:
                 raise invalid(
                     f"{way}, mean difference from our pixels",
                     f"at most {SAME_PIXELS} grey levels",
-                    f"{difference:.2f}",
+                    f"{each['difference']:.2f}",
                 )
-        for way, took in measure.seconds(ways, repeats=repeats, calls=calls).items():
-            found[way] |= {
-                "images_per_second": batch / took["median"],
-                "lowest": batch / took["max"],
-                "highest": batch / took["min"],
-            }
-        for each in found.values():
-            if "images_per_second" in each:
-                ours_rate = found["Grain"]["images_per_second"]
-                each["grain_speedup"] = ours_rate / each["images_per_second"]
+        took = measure.seconds({**peers.ready, **own}, repeats=repeats, calls=calls)
+    for way, each in took.items():
+        found[way] |= {
+            "images_per_second": batch / each["median"],
+            "lowest": batch / each["max"],
+            "highest": batch / each["min"],
+            "grain_speedup": each["median"] / took["Grain"]["median"],
+        }
+    found |= {way: {"skipped": why} for way, why in peers.skipped.items()}
     since = time.perf_counter()
     decode_all(dataset, size)
     found["in_memory"]["filling"] = len(dataset) / (time.perf_counter() - since)
@@ -216,12 +157,12 @@ def waiting(
     config = ours.small(size, width, batch)
     config.dataset.update(name="prepared", data_dir=str(folder / "prepared"))
     config.split.update(test=0.2, validation=0.0)
-    in_memory = ours.Step(ours.setup(config))
+    in_memory = ours.Step(train.setup(config))
     config.loader.name = "grain"
     loops = {
-        "in place": ours.Loop(in_memory, AHEAD, in_place=True),
-        "in_memory": ours.Loop(in_memory, AHEAD),
-        "grain": ours.Loop(ours.Step(ours.setup(config)), AHEAD),
+        "in place": ours.loop(in_memory, AHEAD, in_place=True),
+        "in_memory": ours.loop(in_memory, AHEAD),
+        "grain": ours.loop(ours.Step(train.setup(config)), AHEAD),
     }
     took = measure.seconds(loops, repeats=repeats, calls=calls)
     facts = {"measured": "waiting", "images": name, "size": size}
@@ -235,10 +176,8 @@ def waiting(
 
 
 def run(
-    tensorflow_python: str = sys.executable,
-    torch_python: str = sys.executable,
     images: int = 64,
-    drawn_height: int = 450,
+    height: int = 450,
     small: int = 256,
     size: int = 224,
     batch: int = 64,
@@ -251,10 +190,8 @@ def run(
     """Measures all pipelines and loops, and writes the result.
 
     Args:
-        tensorflow_python: An interpreter with TensorFlow; empty for none.
-        torch_python: An interpreter with PyTorch; empty for none.
         images: Number of images, which are read again and again.
-        drawn_height: Height of the images; they are 4/3 as wide.
+        height: Height of the images; they are 4/3 as wide.
         small: Height and width of the small images.
         size: Height and width of what is read; 299 for Inception.
         batch: Images in a batch.
@@ -264,13 +201,16 @@ def run(
         width: Width of the model of the training step.
         steps: Training steps in a measurement.
     """
-    pythons = (tensorflow_python, tensorflow_python, torch_python)
+    wide = height * 4 // 3
+    large = draw(images, (height, wide))
+    middle = ((wide - height) // 2, 0, (wide + height) // 2, height)
+    reduced = [each.resize((small, small), Image.Resampling.LANCZOS, middle) for each in large]
+    rows = []
     with tempfile.TemporaryDirectory() as temporary:
-        shape = (drawn_height, drawn_height * 4 // 3)
-        folders = drawn(Path(temporary), images, shape, small)
-        rows = []
-        for name, folder in folders.items():
-            rows += rates(name, folder, size, batch, batches, repeats, pythons)
+        for name, drawn in {f"{wide}×{height}": large, f"{small}×{small}": reduced}.items():
+            folder = Path(temporary, name)
+            write_images(folder, drawn)
+            rows += rates(name, folder, size, batch, batches, repeats)
         rows += waiting(name, folder, step_size, width, batch, steps, TURNS * repeats)
     print(tables.input_pipeline(measure.write("input_pipeline", rows, size=size, batch=batch)))
 

@@ -11,7 +11,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import time
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
+from benchmarks.peers.steps import Ready
 from jaxattn import cli, run_dir, runtime
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,46 +52,24 @@ def seconds(
     """Times several ways to do the same thing in turn, so that other load affects all of them.
 
     Args:
-        ways: By name, a function that returns JAX arrays to wait for, or an object with a method
-            ``time(calls) -> float`` that measures its own mean seconds per call. A first call of
-            each, which compiles, is not counted.
+        ways: By name, an object with a method ``time(calls) -> float``, mean seconds per call after
+            one that is not counted, such as `steps.Ready`. A first measurement of each is dropped.
         repeats: Number of measurements of each way.
         calls: Number of calls in a row in one measurement.
         least: Minimum seconds of a measurement; faster ways are called more often in a row.
 
     Returns:
-        By name, ``median``, ``min``, ``max`` and ``all`` seconds per call, and ``first``, the
-        seconds of the first call.
+        By name, ``median``, ``min``, ``max`` and ``all`` seconds per call.
     """
-    first, counts = {}, {}
-    for name, way in ways.items():
-        first[name] = _time(way, 1)
-        once = _time(way, 1) if least else 0.0
-        counts[name] = max(calls, round(least / max(once, 1e-9)) if least else 1)
+    counts = {n: max(calls, round(least / max(way.time(1), 1e-9))) for n, way in ways.items()}
     taken: dict[Any, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, way in ways.items():
-            taken[name].append(_time(way, counts[name]))
+            taken[name].append(way.time(counts[name]))
     return {
-        name: {
-            "median": statistics.median(each),
-            "min": min(each),
-            "max": max(each),
-            "all": each,
-            "first": first[name],
-        }
+        name: {"median": statistics.median(each), "min": min(each), "max": max(each), "all": each}
         for name, each in taken.items()
     }
-
-
-def _time(way: Any, calls: int) -> float:
-    if hasattr(way, "time"):
-        return way.time(calls)
-    since = time.perf_counter()
-    for _ in range(calls):
-        result = way()
-    jax.block_until_ready(result)
-    return (time.perf_counter() - since) / calls
 
 
 def limits(dtypes: Sequence[str], size: int = 0, side: int = 0) -> dict[str, Any]:
@@ -117,10 +95,10 @@ def limits(dtypes: Sequence[str], size: int = 0, side: int = 0) -> dict[str, Any
         total = add(total, other)
         return total
 
-    ways: dict[str, Callable[[], Any]] = {"add": added}
+    ways = {"add": Ready(added)}
     for dtype in dtypes:
         matrix = jnp.full((side, side), 1 / side, dtype)
-        ways[dtype] = functools.partial(jax.jit(jnp.matmul), matrix, matrix)
+        ways[dtype] = Ready(functools.partial(jax.jit(jnp.matmul), matrix, matrix))
     taken = seconds(ways, repeats=5, least=0.0 if on_cpu else 0.02)
     return {
         "bytes_per_second": 3 * 4 * size / taken["add"]["min"],

@@ -1,33 +1,23 @@
-"""Our own training step and prediction for benchmarks: all that they use of the package."""
+"""Our own training step and prediction for benchmarks."""
 
-import functools
 import importlib
+import itertools
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from benchmarks.peers.steps import steady
-from jaxattn import config as configs
+from benchmarks.peers.steps import Flow
 from jaxattn import evaluate, train
 from jaxattn.config import base
-from jaxattn.data.crops import Crops
-from jaxattn.data.dataset import height_width
-from jaxattn.models import registry as models
 from jaxattn.run import Run
 from jaxattn.runtime import devices
 from jaxattn.train import Training
-
-
-def setup(config: ConfigDict, mesh: Mesh | None = None) -> Training:
-    """Everything that training needs, on all devices or those of a mesh."""
-    return train.setup(config, mesh)
 
 
 def published(model: str, batch: int, dtype: str, size: int) -> ConfigDict:
@@ -76,48 +66,28 @@ class Step:
         return metrics
 
 
-class Loop(NamedTuple):
-    """The training loop, as `measure.seconds` expects it.
+def loop(step: Step, warm: int = 1, in_place: bool = False) -> Flow:
+    """The training loop.
 
-    Attributes:
+    Args:
         step: Takes the steps.
         warm: Uncounted steps before: enough to use up prefetched batches.
         in_place: Whether to use the batch in place, and not those of the loader.
     """
 
-    step: Step
-    warm: int = 1
-    in_place: bool = False
+    def start(count: int) -> Iterator[Any]:
+        batches: Iterator[Any] = itertools.repeat(None)
+        if not in_place:  # the loader has more batches, so that it prefetches to the end
+            batches = step.run.loader.training(step.run.sampler, 0, 2 * count)
+        return (step(batch) for _, batch in zip(range(count), batches, strict=False))
 
-    def time(self, calls: int) -> float:
-        """Mean seconds of a step."""
-        run, count = self.step.run, self.warm + calls
-        # The loader has more batches, so that it prefetches to the end.
-        batches = (
-            iter([None] * count)
-            if self.in_place
-            else run.loader.training(run.sampler, 0, count + calls)
-        )
-        work = (self.step(next(batches)) for _ in range(count))
-        return steady(work, jax.block_until_ready, self.warm, calls)
+    return Flow(start, warm)
 
 
-def image_size(model: str) -> int:
-    """The published height and width of a model's input."""
-    return models.find(model).image_size
-
-
-def untrained(config: ConfigDict, classes: int) -> Run:
+def untrained(config: ConfigDict) -> Run:
     """A run with random weights, to classify with."""
-    config = configs.resolved(config)
-    names = tuple(f"class {i}" for i in range(classes))
-    options = config.model.to_dict()
-    model = models.create(num_classes=classes, dtype=jnp.dtype(config.dtype), **options)
-    height, width = height_width(config.dataset.image_size)
-    shape = (1, *Crops(**config.crops).input_shape(height, width))
-    init = functools.partial(model.init, train=False)
-    like = jax.eval_shape(init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
-    rng, mesh = np.random.default_rng(0), devices.mesh()
+    training, rng = train.setup(config), np.random.default_rng(0)
+    config, mesh = training.config, training.mesh
 
     def draw(leaf: Any) -> np.ndarray:  # compiling the model's own initialisation takes longer
         if leaf.ndim < 2:
@@ -125,12 +95,13 @@ def untrained(config: ConfigDict, classes: int) -> Run:
         scale = (2 / math.prod(leaf.shape[:-1])) ** 0.5
         return (scale * rng.standard_normal(leaf.shape)).astype(leaf.dtype)
 
+    names = tuple(training.dataset.class_names)
     return Run(
         folder=Path(),
         config=config,
         class_names=names,
         metadata={"training_images": dict.fromkeys(names, 1), "prepared_size": None},
-        model=model,
-        variables=devices.put_replicated(mesh, dict(jax.tree.map(draw, like))),
-        _step=evaluate.make_predict_step(config, model, mesh),
+        model=training.model,
+        variables=devices.put_replicated(mesh, jax.tree.map(draw, training.like.variables)),
+        _step=evaluate.make_predict_step(config, training.model, mesh),
     )

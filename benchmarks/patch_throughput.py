@@ -1,11 +1,8 @@
 """Patches per second in training: crops with attention, plain images, and the same in PyTorch.
 
-    python -m benchmarks.patch_throughput [--backbone=torch_densenet121] [--images=5] [--size=224]
+``benchmarks/README.md`` says what is measured and how.
 
-Trains initial patch attention on nine crops of each image, the same backbone on as many plain
-images, and, if PyTorch and torchvision are installed, the published model on crops that are already
-in memory. The three take turns; a result is the median of its rounds. Each round starts with an
-uncounted step, as the others have just used caches and memory.
+    python -m benchmarks.patch_throughput [--backbone=torch_densenet121] [--images=5] [--size=224]
 """
 
 from typing import Any
@@ -14,6 +11,7 @@ from ml_collections import ConfigDict
 
 from benchmarks import measure, ours, tables
 from benchmarks.peers.steps import Ready
+from jaxattn import train
 from jaxattn.config import base
 
 CROPS = 9
@@ -75,7 +73,7 @@ def run(
     ways: dict[str, Any] = {}
     for strategy in ("attention", "plain"):
         config = config_of(strategy, backbone=backbone, dtype=dtype, images=images, size=size)
-        ways[strategy] = ours.Loop(ours.Step(ours.setup(config)))
+        ways[strategy] = ours.loop(ours.Step(train.setup(config)))
     if pytorch:
         ways["pytorch"] = _torch(dtype, images, size)
     taken = measure.seconds(ways, repeats=rounds, calls=steps)

@@ -1,20 +1,27 @@
 """Peers in processes of their own, as Keras needs one for each backend.
 
-A peer is a module with ``about()``, which returns the versions of its libraries, and ``FUNCTIONS``,
-which can be called by name; it may have a ``setup()`` to be called first.
+A peer is a module with a function ``prepare`` that makes a `steps.Ready`, and perhaps others to ask
+for; it may have a ``setup()`` to be called first.
 """
 
 import contextlib
-import importlib
 import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
-from multiprocessing.connection import Connection
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+from absl import flags
+
+from jaxattn.errors import invalid
+
+flags.DEFINE_string(
+    *("tensorflow_python", sys.executable),
+    "An interpreter with TensorFlow and Keras; empty for none.",
+)
 
 
 class Unavailable(Exception):  # noqa: N818 a result, not an error
@@ -22,7 +29,7 @@ class Unavailable(Exception):  # noqa: N818 a result, not an error
 
 
 class Process:
-    """A running peer; a context that ends it."""
+    """A running peer."""
 
     def __init__(self, python: str, module: str, **env: str):
         """Starts a peer and waits until it is ready.
@@ -42,7 +49,7 @@ class Process:
         try:
             with other:
                 self._process = subprocess.Popen(
-                    [python, "-m", "benchmarks.process", module, str(other.fileno())],
+                    [python, "-m", "benchmarks.answer", module, str(other.fileno())],
                     pass_fds=[other.fileno()],
                     stdout=self._errors,
                     stderr=self._errors,
@@ -53,13 +60,13 @@ class Process:
             self._connection.close()
             raise Unavailable(f"{python or 'no interpreter'}: {error.strerror}") from error
         try:
-            self.about = self._answer()
+            self._answer()
         except Unavailable:
             self.close()
             raise
 
     def ask(self, function: str, **arguments: Any) -> Any:
-        """Calls a function of the peer and returns its result.
+        """Calls a function of the peer, see `answer`, and returns its result.
 
         Raises:
             Unavailable: The function raised an error, or the peer has ended.
@@ -81,54 +88,65 @@ class Process:
             raise Unavailable(error)
         return answer
 
+    def time(self, calls: int) -> float:
+        """Mean seconds of what was prepared."""
+        return self.ask("time", calls=calls)
+
     def close(self) -> None:
         """Ends the peer."""
         self._connection.close()
         self._process.wait()
         self._errors.close()
 
-    def __enter__(self) -> "Process":
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class Timed(NamedTuple):
-    """The function ``time`` of a peer, as `measure.seconds` expects it.
+class Peers(contextlib.ExitStack):
+    """Peers, each in a process; a context that ends them.
 
     Attributes:
-        process: The peer.
-        arguments: Arguments besides ``calls``.
+        ready: Those that made the last question ready, by name.
+        skipped: Why the others did not.
     """
 
-    process: Process
-    arguments: Mapping[str, Any] = {}
+    def __init__(self, names: Iterable[str], module: str, **env: str):
+        """Starts them.
 
-    def time(self, calls: int) -> float:
-        """Mean seconds per call."""
-        return self.process.ask("time", calls=calls, **self.arguments)
+        Args:
+            names: ``keras_tensorflow`` and ``keras_jax`` are Keras on these backends.
+            module: In ``benchmarks.peers``; ``{}`` in it becomes the first part of a name.
+            **env: Environment variables to set.
+        """
+        super().__init__()
+        self._running: dict[str, Process] = {}
+        self._missing: dict[str, str] = {}
+        self.ready: dict[str, Process] = {}
+        self.skipped: dict[str, str] = {}
+        for name in names:
+            library, _, backend = name.partition("_")
+            python = sys.executable
+            if name.startswith(("keras_tensorflow", "tf.data")):
+                python = flags.FLAGS["tensorflow_python"].value or ""
+            keras = {"KERAS_BACKEND": backend} if backend else {}
+            path = f"benchmarks.peers.{module.format(library)}"
+            try:
+                process = self._running[name] = Process(python, path, **keras, **env)
+                self.callback(process.close)
+            except Unavailable as reason:
+                self._missing[name] = str(reason)
 
+    def prepare(self, **question: Any) -> dict[str, dict[str, Any]]:
+        """Makes them ready for a question and returns the facts that each tells.
 
-def main(module: str, descriptor: str) -> None:
-    """The peer's side: answers until the connection ends."""
-    peer: Any = importlib.import_module(module)
-    if hasattr(peer, "setup"):
-        peer.setup()
-    connection = Connection(int(descriptor))
-    connection.send(("", peer.about()))
-    while True:
-        try:
-            function, arguments = connection.recv()
-        except EOFError:
-            return
-        try:
-            answer = "", peer.FUNCTIONS[function](**arguments)
-        except Exception as error:
-            first = (str(error).strip().splitlines() or [""])[0]
-            answer = f"{type(error).__name__}: {first}", None
-        connection.send(answer)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+        Raises:
+            InputError: ``ours`` did not get ready.
+        """
+        facts = {}
+        self.ready, self.skipped = {}, dict(self._missing)
+        for name, process in self._running.items():
+            try:
+                facts[name] = dict(process.ask("prepare", peer=name, **question))
+                self.ready[name] = process
+            except Unavailable as reason:  # it may also need too much memory
+                self.skipped[name] = str(reason)
+        if "ours" in self.skipped:
+            raise invalid("ours", "a program that runs", self.skipped["ours"])
+        return facts

@@ -1,24 +1,20 @@
-"""Writes ``benchmarks/README.md`` and the speeds in ``docs/performance.md`` from the results.
+"""Writes ``benchmarks/README.md``, from its template, and the speeds in ``docs/performance.md``.
 
     python -m benchmarks.render [--check]
 
-With ``--check`` nothing is written; exit status 1 means that a file is not up to date.
+With ``--check`` nothing is written.
 """
 
-import importlib
-import inspect
 import json
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
 from benchmarks import measure, tables
-from jaxattn.cli import run_main
 from jaxattn.errors import invalid
 
 HERE = Path(__file__).parent
@@ -59,19 +55,25 @@ def commands(result: Mapping[str, Any]) -> str:
 
 
 def page(results: Results) -> str:
-    """The whole page."""
-    parts = [(HERE / "preface.md").read_text(encoding="utf-8").strip(), "## Goals"]
-    parts.append(tables.all_goals(each for of_name in results.values() for each in of_name))
-    for name, of_name in results.items():
-        doc = inspect.cleandoc(importlib.import_module(f"benchmarks.{name}").__doc__ or name)
-        first, *rest = doc.split("\n\n")
-        title = " ".join(first.split()).rstrip(".")
-        parts.append(f"## [{name}.py]({name}.py): {title}")
-        parts += [part for part in rest if not part.startswith("    ")]
-        for result in of_name:
-            machine = tables.on_machine(result["machine"])
-            parts += [commands(result), machine, tables.TABLES[name](result)]
-    return "\n\n".join(parts) + "\n"
+    """The whole page: in the template, ``{NAME}`` becomes the results of a benchmark."""
+
+    def filled(found: re.Match[str]) -> str:
+        name = found[1]
+        if name == "goals":
+            return tables.all_goals(each for of_name in results.values() for each in of_name)
+        parts = [
+            part
+            for each in results.get(name, ())
+            for part in (
+                commands(each),
+                tables.on_machine(each["machine"]),
+                tables.TABLES[name](each),
+            )
+        ]
+        return "\n\n".join(parts) or "Not measured yet."
+
+    template = (HERE / "template.md").read_text(encoding="utf-8")
+    return re.sub(r"^\{(\w+)\}$", filled, template, flags=re.MULTILINE)
 
 
 def with_speeds(text: str, results: Results) -> str:
@@ -92,20 +94,22 @@ def with_speeds(text: str, results: Results) -> str:
     return before + begin + "\n" + "\n".join(parts) + "\n" + end + after
 
 
-def main(argv: list[str]) -> None:
-    """The command line."""
-    del argv
+def run(check: bool = False) -> None:
+    """Writes the pages.
+
+    Args:
+        check: Only check whether the pages are up to date; exit status 1 means that one is not.
+    """
     results = read(Path(os.environ.get("JAXATTN_RESULTS", measure.RESULTS)))
     pages = {HERE / "README.md": page(results)}
     if PERFORMANCE.is_file():
         pages[PERFORMANCE] = with_speeds(PERFORMANCE.read_text(encoding="utf-8"), results)
     for path, text in pages.items():
-        if not flags.FLAGS.check:
+        if not check:
             path.write_text(text, encoding="utf-8")
         elif not path.is_file() or path.read_text(encoding="utf-8") != text:
             sys.exit(f"{path} is not up to date; run python -m benchmarks.render")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_bool("check", False, "Only check whether the pages are up to date.")
-    run_main(main)
+    measure.command_line(run)

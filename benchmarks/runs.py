@@ -1,28 +1,6 @@
-r"""Finished runs as a table: over seeds, beside baselines, or beside published numbers.
+"""Finished runs as a table: over seeds, beside baselines, or beside published numbers.
 
-Runs of one kind (model and type of activations, or the folder's name) are averaged over their
-seeds.
-
-``--kind=seeds`` adds two baselines, fitted on the training part of each run's split: the most
-frequent class, and class-balanced logistic regression on the pixels averaged down to 8×8. If there
-are runs in float32 and in bfloat16, the two are compared: their means must differ by at most two
-standard errors, estimated from the seeds.
-
-    for seed in 0 1 2; do for dtype in float32 bfloat16; do
-      python -m jaxattn.train --config=quickstart --workdir=runs/precision/$dtype$seed \
-        --config.seed=$seed --config.dtype=$dtype --config.epochs=8 --config.cpu_devices=1
-    done; done
-    python -m benchmarks.runs --kind=seeds --name=precision \
-      --runs=$(ls -d runs/precision/* | paste -sd,)
-
-``--kind=lite0`` compares the forms of attention of ``configs/ham_lite0.py``, from runs in folders
-``SEED/ATTENTION``.
-
-``--kind=gessert`` compares the input strategies of Gessert et al. 2019, ``--kind=yan`` gives tables
-2 and 3 of Yan et al. 2019, from runs whose folders are named after their rows, as
-``configs/gessert2019_small.py`` and ``configs/yan2019.py`` say. Yan's Jaccard indices are of the
-test part if it has masks, else of the validation part, which must have been evaluated too
-(``jaxattn evaluate --split=validation``).
+``benchmarks/README.md`` says what each kind of table shows.
 
     python -m benchmarks.runs --kind=yan --name=yan2019 --runs=$(ls -d runs/yan2019/* | paste -sd,)
 """
@@ -157,11 +135,9 @@ def collect(folder: Path, kind: Kind) -> Iterator[Row]:
         **seeds,
         "epochs": config.epochs,
         "minutes": spent / 60,
-        "model": json.loads(config.model.to_json()),
         "test_images": result["images"],
         "device": result["device"],
         "versions": result["versions"],
-        "metrics": result["metrics"],
     }
     if kind.published:
         found = reference_results.for_run(config, result["dataset"]) or {}
@@ -170,7 +146,7 @@ def collect(folder: Path, kind: Kind) -> Iterator[Row]:
     yield row
     for baseline, of in (baselines(config) if kind.baselines else {}).items():
         values = {column: lookup({"metrics": of}, path) for column, path in kind.columns.items()}
-        yield {"row": baseline, "values": values, **seeds, "metrics": of}
+        yield {"row": baseline, "values": values, **seeds}
 
 
 def baselines(config: ConfigDict) -> dict[str, Row]:

@@ -1,60 +1,31 @@
 """The training step on several devices: its cost, and what the devices exchange.
 
-**Cost.** The real training step on the first 1, 2, 4, … devices, with a fixed number of images per
-device and with a fixed number in all. On a CPU the devices are virtual and share its cores, so
-nothing gets faster: the extra time per image over one device is the price of spreading the program.
+``benchmarks/README.md`` says what is measured and how.
 
     python -m benchmarks.scaling [--devices=1,2,4,8]
-
-**Communication.** What devices exchange in a step, read from the compiled program, against a count
-by hand (`by_hand`), in which one float32 of each of these goes through an all-reduce:
-
-- in the forward pass, the mean of x and of x² of each channel of each batch norm, so that batch
-  statistics are over the whole batch;
-- in the backward pass, the gradient of each parameter and of each channel's mean (and variance, if
-  there is no scale: the scale's gradient is the same sum, up to a factor per channel);
-- the loss and the accuracy.
 """
 
-import dataclasses
 import math
-import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from flax import traverse_util
 from jax.sharding import AxisType, Mesh
 
-from benchmarks import measure, ours, tables
+from benchmarks import hlo, measure, ours, tables
+from benchmarks.peers.steps import Ready
+from jaxattn import train
 from jaxattn.errors import invalid
 
 #: What an exchange is for.
 STATISTICS, GRADIENTS, METRICS = "statistics", "gradients", "metrics"
-COLLECTIVES = (
-    "all-reduce",
-    "all-gather",
-    "reduce-scatter",
-    "all-to-all",
-    "ragged-all-to-all",
-    "collective-permute",
-    "collective-broadcast",
-)
-
-_INSTRUCTION = re.compile(r"^ *(?:ROOT )?%(?P<name>[\w.-]+) = .*$", re.MULTILINE)
-_COLLECTIVE = re.compile(
-    rf" = (?P<shape>\(.*?\)|\S+) (?P<kind>{'|'.join(COLLECTIVES)})(?P<start>-start)?"
-    r"\((?P<operands>[^)]*)\)"
-)
-_ARRAY = re.compile(r"\b(?P<letters>pred|bf|[a-z])(?P<bits>\d*)(?:e\w+)?\[(?P<lengths>[\d,]*)\]")
-_OP_NAME = re.compile(r'metadata=\{[^}]*op_name="([^"]*)"')
 
 
-@dataclasses.dataclass(frozen=True)
-class Exchange:
+class Exchange(NamedTuple):
     """One array that devices exchange.
 
     Attributes:
-        kind: One of ``COLLECTIVES``.
+        kind: One of `hlo.COLLECTIVES`.
         instruction: Name of the instruction, which may exchange several arrays.
         bytes: Size of the result on each device.
         purpose: Statistics of batch norm, gradients, or metrics.
@@ -66,47 +37,35 @@ class Exchange:
     purpose: str
 
 
-def exchanges(hlo: str) -> list[Exchange]:
-    """Reads the text of a compiled program in which no loop exchanges anything.
+def exchanges(text: str) -> list[Exchange]:
+    """Every array of every collective of a compiled program in which no loop exchanges anything.
 
     An instruction merged from several has a single name, so the purpose of an array is read off the
     instruction that computes it: the pass that its JAX name belongs to; scalars of the forward pass
     are metrics.
-
-    Returns:
-        Every array of every collective.
     """
-    lines = {match["name"]: match[0] for match in _INSTRUCTION.finditer(hlo)}
+    program, _ = hlo.parse(text)
     found = []
-    for name, line in lines.items():
-        match = _COLLECTIVE.search(line)
-        if not match:
+    for each in (line for lines in program.values() for line in lines.values()):
+        kind = each.op.removesuffix("-start")
+        if kind not in hlo.COLLECTIVES:
             continue
-        operands = re.findall(r"%([\w.-]+)", match["operands"])
-        arrays = [_bytes(array) for array in _ARRAY.finditer(match["shape"])]
         # The start of an asynchronous exchange may return its operands before its results.
-        first = len(operands) if match["start"] and len(arrays) >= 2 * len(operands) else 0
-        for operand, size in zip(operands, arrays[first:], strict=False):
-            origin = _op_name(lines.get(operand, "")) or _op_name(line)
-            found.append(Exchange(match["kind"], name, size, _purpose(origin, size)))
+        count = len(each.operands)
+        first = count if kind != each.op and len(each.results) >= 2 * count else 0
+        for operand, array in zip(each.operands, each.results[first:], strict=False):
+            line = program[each.within].get(operand, each)
+            size = array.size * array.itemsize
+            found.append(
+                Exchange(kind, each.name, size, _purpose(line.source or each.source, size))
+            )
     return found
 
 
-def _op_name(line: str) -> str:
-    match = _OP_NAME.search(line)
-    return match[1] if match else ""
-
-
-def _purpose(op_name: str, size: int) -> str:
-    if "transpose(" in op_name:
+def _purpose(source: str, size: int) -> str:
+    if "transpose(" in source:
         return GRADIENTS
     return METRICS if size <= 4 else STATISTICS
-
-
-def _bytes(array: re.Match[str]) -> int:
-    lengths = [int(length) for length in array["lengths"].split(",") if length]
-    bits = 8 if array["letters"] == "pred" else int(array["bits"])
-    return math.prod(lengths) * max(1, bits // 8)
 
 
 def by_hand(params: Any, batch_stats: Any) -> dict[str, int]:
@@ -186,9 +145,10 @@ def run(
         if batch % count:
             raise invalid("--batch", f"a multiple of {count} devices", batch)
         for images in {of_count[count] for of_count in batches.values()}:
-            run = ours.setup(ours.small(size, width, images), first_devices(count))
+            run = train.setup(ours.small(size, width, images), first_devices(count))
             steps[count, images] = ours.Step(run)
-    took = measure.seconds(steps, repeats=repeats, least=least_ms / 1e3)
+    ways = {key: Ready(step) for key, step in steps.items()}
+    took = measure.seconds(ways, repeats=repeats, least=least_ms / 1e3)
     rows: list[dict[str, Any]] = []
     facts: dict[str, Any]
     for fixed, of_count in batches.items():

@@ -1,1 +1,1 @@
-"""What is compared: each module answers in a process of its own, see `benchmarks.process`."""
+"""What is compared: each module's ``prepare`` makes what is timed, see `benchmarks.process`."""

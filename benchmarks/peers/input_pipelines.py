@@ -4,13 +4,14 @@ Each gives uint8 ``(batch, size, size, 3)``, decoded at 1/2, 1/4 or 1/8 if that 
 ``size``, as ours does. The order of all files of a measurement is given, so that all read the same.
 """
 
+import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from benchmarks.peers.steps import steady
+from benchmarks.peers.steps import Flow
 
 #: Batches that a worker of the DataLoader prefetches.
 AHEAD = 2
@@ -68,32 +69,23 @@ def _data_loader(paths: Sequence[str], size: int, batch: int) -> Iterator[Any]:
     return (each.cuda(non_blocking=True) if cuda else each for each in loader)
 
 
-def _read(reader: str, paths: Sequence[str], size: int, batch: int) -> Iterator[Any]:
-    if reader == "DataLoader":
-        return _data_loader(paths, size, batch)
-    return _tf_data(paths, size, batch, antialias=reader == "tf.data")
+def prepare(peer: str, paths: Sequence[str], size: int, batch: int, warm: int, **_: Any) -> Flow:
+    """Makes a pipeline ready and reads its ``first`` batch.
 
-
-def about() -> str:
-    """Nothing: which library is used depends on the question."""
-    return ""
-
-
-def version(reader: str) -> str:
-    """Name and version of the reader's library."""
-    module: Any = __import__("torch" if reader == "DataLoader" else "tensorflow")
-    return f"{module.__name__} {module.__version__}"
-
-
-def first(reader: str, paths: Sequence[str], size: int, batch: int) -> np.ndarray:
-    """The pixels of the first batch."""
-    pixels = next(_read(reader, paths, size, batch))
-    return np.asarray(pixels.cpu() if hasattr(pixels, "cpu") else pixels)
-
-
-def timed(reader: str, paths: Sequence[str], size: int, batch: int, warm: int, calls: int) -> float:
-    """Mean seconds of a batch, see `steps.steady`."""
-    return steady(_read(reader, paths, size, batch), lambda batch: None, warm, calls)
-
-
-FUNCTIONS: dict[str, Callable[..., Any]] = {"version": version, "first": first, "time": timed}
+    Args:
+        peer: ``tf.data``, ``tf.data, aliased`` or ``DataLoader``.
+        paths: All files of a measurement.
+        size: Height and width of what is read.
+        batch: Images in a batch.
+        warm: Uncounted batches before and after a measurement.
+    """
+    if peer == "DataLoader":
+        library, read = "torch", functools.partial(_data_loader, paths, size, batch)
+    else:
+        antialias = peer == "tf.data"
+        library, read = "tensorflow", functools.partial(_tf_data, paths, size, batch, antialias)
+    pixels = next(read())
+    first = np.asarray(pixels.cpu() if hasattr(pixels, "cpu") else pixels)
+    version = f"{library} {__import__(library).__version__}"
+    facts = {"version": version, "first": first}
+    return Flow(lambda count: read(), warm, lambda batch: None, facts)

@@ -1,4 +1,4 @@
-"""Training steps of the published models in Keras, on the backend of this process.
+"""Training steps and forward passes of the published models in Keras, on this process' backend.
 
 A step is forward, backward, Adam, and the batch's loss and accuracy in one compiled function, as
 Keras' guides write a custom training loop, without the overhead of ``fit``. The images are
@@ -7,8 +7,6 @@ the same function; on a GPU XLA compiles it, as ``fit`` does.
 """
 
 import functools
-import time
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -19,38 +17,60 @@ from benchmarks.peers.steps import EPSILON, RATE, Ready
 from references import keras_models
 
 
-def about() -> dict[str, str]:
-    """Versions of Keras and its backend."""
-    backend = keras.backend.backend()
-    return {"keras": keras.__version__, backend: __import__(backend).__version__}
-
-
 def prepare(
-    model: str, dtype: str, classes: int, normalised: np.ndarray, labels: np.ndarray, **_: Any
+    model: str,
+    dtype: str,
+    classes: int,
+    normalised: np.ndarray,
+    labels: np.ndarray,
+    training: bool,
+    **_: Any,
 ) -> Ready:
     """Builds a model without dropout and takes the first step.
 
-    The fact ``layers`` holds the kind and the initial weights of each layer.
+    In training, the fact ``layers`` holds the kind and the initial weights of each layer.
     """
     keras.config.set_dtype_policy("mixed_bfloat16" if dtype == "bfloat16" else "float32")
     built = keras_models.build(model, classes, size=normalised.shape[1], dropout=0.0)
-    layers = [
-        (type(layer).__name__, [np.array(v.value) for v in layer.weights if "seed" not in v.path])
-        for layer in built.layers
-    ]
-    make = {"tensorflow": _tensorflow_step, "jax": _jax_step}[keras.backend.backend()]
-    ready = make(built, normalised, labels)
-    since = time.perf_counter()
-    loss = ready.wait(ready.step())  # compiles
+    backend = keras.backend.backend()
     shapes = [v.shape for v in built.trainable_variables]
-    facts = {
-        "loss": loss,
-        "first_step": time.perf_counter() - since,
+    facts: dict[str, Any] = {
+        "keras": keras.__version__,
+        backend: __import__(backend).__version__,
         "parameters": sum(int(np.prod(shape)) for shape in shapes),
         "kernels": sum(int(np.prod(shape)) for shape in shapes if len(shape) > 1),
-        "layers": layers,
     }
+    if training:
+        facts["layers"] = [
+            (type(each).__name__, [np.array(v.value) for v in each.weights if "seed" not in v.path])
+            for each in built.layers
+        ]
+        make = {"tensorflow": _tensorflow_step, "jax": _jax_step}[backend]
+        ready = make(built, normalised, labels)
+        facts["loss"] = ready.wait(ready.step())  # compiles
+    else:
+        forward = {"tensorflow": _tensorflow_forward, "jax": _jax_forward}[backend]
+        ready = forward(built, normalised)
+        ready.wait(ready.step())
     return ready._replace(facts=facts)
+
+
+def _tensorflow_forward(model: keras.Model, images: np.ndarray) -> Ready:
+    import tensorflow as tf
+
+    on_gpu = bool(tf.config.list_physical_devices("GPU"))
+    function = tf.function(lambda x: model(x, training=False), jit_compile=on_gpu)
+    return Ready(functools.partial(function, tf.constant(images)), lambda logits: logits.numpy())
+
+
+def _jax_forward(model: keras.Model, images: np.ndarray) -> Ready:
+    import jax
+
+    # As constants, XLA would fold them while it compiles.
+    both = (model.trainable_variables, model.non_trainable_variables)
+    weights = [[each.value for each in variables] for variables in both]
+    call = jax.jit(lambda weights, x: model.stateless_call(*weights, x, training=False)[0])
+    return Ready(functools.partial(call, weights, jax.device_put(images)))
 
 
 def _tensorflow_step(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> Ready:
@@ -75,7 +95,7 @@ def _tensorflow_step(model: keras.Model, images: np.ndarray, labels: np.ndarray)
         return tf.config.experimental.get_memory_info("GPU:0")["peak"] if on_gpu else None
 
     call = functools.partial(step, tf.constant(images), tf.constant(labels))
-    return Ready(call, _loss, {}, memory)
+    return Ready(call, _loss, peak=memory)
 
 
 def _jax_step(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> Ready:
@@ -108,14 +128,8 @@ def _jax_step(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> Rea
         state, metrics = step(state, *arguments)
         return metrics
 
-    def memory() -> int | None:
-        return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
-
-    return Ready(call, _loss, {}, memory)
+    return Ready(call, _loss, peak=steps.jax_peak)
 
 
 def _loss(metrics: Any) -> float:
     return float(metrics[0])
-
-
-FUNCTIONS: dict[str, Callable[..., Any]] = steps.functions(prepare)

@@ -1,4 +1,4 @@
-"""Our training steps of the published models, in a process of their own like those of the peers."""
+"""Our training steps and forward passes of the published models."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
+from ml_collections import ConfigDict
 
 from benchmarks import ours
 from benchmarks.peers import steps
 from benchmarks.peers.steps import Ready
-from jaxattn import run_dir, runtime
+from jaxattn import run_dir, runtime, train
 from jaxattn.convert.keras import from_layers
 from jaxattn.runtime import devices
 
@@ -23,14 +24,14 @@ def setup() -> None:
     jax.config.update("jax_enable_compilation_cache", False)
 
 
-def about() -> dict[str, str]:
-    """The device and versions."""
-    return {"device": run_dir.device(), **run_dir.versions()}
-
-
-def prepare(model: str, dtype: str, images: np.ndarray, labels: np.ndarray, **_: Any) -> Ready:
-    """Compiles the step of a model on a batch of images, bytes."""
-    run = ours.setup(ours.published(model, len(images), dtype, images.shape[1]))
+def prepare(
+    model: str, dtype: str, images: np.ndarray, labels: np.ndarray, training: bool, **_: Any
+) -> Ready:
+    """Compiles the step of a model on a batch of images, bytes, or its prediction."""
+    config = ours.published(model, len(images), dtype, images.shape[1])
+    if not training:
+        return _prediction(config, images)
+    run = train.setup(config)
     rows = np.arange(len(images), dtype=np.int32)
     step = ours.Step(
         run,
@@ -39,16 +40,23 @@ def prepare(model: str, dtype: str, images: np.ndarray, labels: np.ndarray, **_:
     )
     leaves = jax.tree.leaves(step.state.params)
     facts = {
+        "device": run_dir.device(),
+        **run_dir.versions(),
         "compile": step.compile_seconds,
         "parameters": sum(leaf.size for leaf in leaves),
         "kernels": sum(leaf.size for leaf in leaves if leaf.ndim > 1),
         "model_flops": 3 * _forward_flops(run, images.shape),
     }
+    return Ready(step, facts=facts, peak=steps.jax_peak)
 
-    def memory() -> int | None:
-        return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
-    return Ready(step, jax.block_until_ready, facts, memory)
+def _prediction(config: ConfigDict, images: np.ndarray) -> Ready:
+    """Probabilities and maps of images, bytes."""
+    run = ours.untrained(config)
+    batch = {"image": jax.device_put(images)}
+    leaves = jax.tree.leaves(run.variables["params"])
+    facts = {"kernels": sum(leaf.size for leaf in leaves if leaf.ndim > 1)}
+    return Ready(lambda: run._step(run.variables, {}, batch), facts=facts)
 
 
 def _forward_flops(run: Any, shape: tuple[int, ...]) -> float:
@@ -69,7 +77,7 @@ def loss(
 ) -> float:
     """The loss with the weights of a Keras model's layers, in training mode, without dropout."""
     size = normalised.shape[1]
-    module = ours.setup(ours.published(model, len(labels), dtype, size)).model
+    module = train.setup(ours.published(model, len(labels), dtype, size)).model
     variables = from_layers(model, layers, classes, image_size=size)
 
     def no_dropout(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
@@ -82,6 +90,3 @@ def loss(
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     return float(loss_of(variables, normalised))
-
-
-FUNCTIONS: dict[str, Callable[..., Any]] = {**steps.functions(prepare), "loss": loss}

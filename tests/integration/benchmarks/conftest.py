@@ -1,42 +1,39 @@
 """Peers in this process, so that a test does not start Python again."""
 
-import importlib
 import importlib.util
 import sys
 
 import pytest
 
-from benchmarks import process
+from benchmarks import answer, process
+
+Process = process.Process
 
 
-class Local:
+class Local(answer.Peer):
     """A peer in this process; TensorFlow's stays in its own, as Keras has one backend here."""
 
     def __new__(cls, python, module, **env):
         if env.get("KERAS_BACKEND") == "tensorflow":
             if not importlib.util.find_spec("tensorflow"):
                 raise process.Unavailable("no TensorFlow")
-            return process.Process(sys.executable, module, **env)
+            return Process(sys.executable, module, **env)
         return super().__new__(cls)
 
     def __init__(self, python, module, **env):
-        self.peer = importlib.import_module(module)
-        self.about = self.peer.about()
+        super().__init__(module)
 
-    def ask(self, function, **arguments):
-        return self.peer.FUNCTIONS[function](**arguments)
+    def time(self, calls):
+        return self.ask("time", calls=calls)
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
+    def close(self):
         pass
 
 
 @pytest.fixture
 def local(monkeypatch):
-    """Makes a benchmark's module use peers in this process."""
-    return lambda module: monkeypatch.setattr(module, "Process", Local)
+    """Makes all peers run in this process."""
+    monkeypatch.setattr(process, "Process", Local)
 
 
 @pytest.fixture

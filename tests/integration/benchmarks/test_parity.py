@@ -65,9 +65,8 @@ def test_the_table_shows_failures_and_what_is_missing(written):
             {"kind": "outputs", "model": "irv2", "failed": "ties remain", "keras": "3.0"},
         )
     )
-    assert "| vgg16 | 64, 2 | 3 | 5 | 1.0e-06 | **1.0e+00** | 1.0e-06 |" in page
+    assert "| vgg16 | 64, 2 | 0, 1 | 3 | 5 | 1.0e-06 | **1.0e+00** | 1.0e-06 |" in page
     assert "**irv2 failed**: ties remain" in page
-    assert "over seeds 0 and 1" in page
     assert "**Not compared** (outputs): irv2_sa, densenet201" in page
     assert "**Not compared** (training): koefler_cnn_sa" in page
 
@@ -100,7 +99,6 @@ def test_the_table_marks_rows_that_are_stale(written):
     assert "†" not in page
     page = tables.parity(written(OUTPUTS | {"model": "vgg16", "digest": "of other code"}))
     assert "| vgg16 † |" in page
-    assert "†: a file that the row covers has changed" in page
 
 
 def test_a_failed_comparison_is_a_row(monkeypatch):

@@ -1,6 +1,7 @@
 """Tables of all results, and the pages that are made of them."""
 
 import json
+import re
 
 import pytest
 
@@ -45,6 +46,13 @@ def test_a_page_has_goals_command_machine_and_table(tmp_path):
     assert page.count("1 x toaster; z80, 1 cores; jax 9; load 0.2.") == 2
     assert "| attention | 9.0 (9.0) | 0.900× | 0.97× plain **missed** |" in page
     assert page.index("a, float32, 2") < page.index("b, float32, 2")  # by the files' names
+    assert "Not measured yet." in page
+    assert not re.findall("^{.*}$", page, re.M)
+
+
+def test_the_template_has_a_place_for_every_benchmark():
+    template = (render.HERE / "template.md").read_text(encoding="utf-8")
+    assert re.findall(r"^{(\w+)}$", template, re.M) == ["goals", *tables.TABLES]
 
 
 def test_each_command_and_commit_is_shown_once():
@@ -75,11 +83,10 @@ def test_a_page_that_is_out_of_date_is_found(tmp_path, monkeypatch):
     monkeypatch.setattr(render, "PERFORMANCE", tmp_path / "missing.md")
     monkeypatch.setattr(render, "HERE", tmp_path)
     monkeypatch.setattr(render, "page", lambda results: "new\n")
-    monkeypatch.setattr(render.flags, "FLAGS", type("Given", (), {"check": True}))
     with pytest.raises(SystemExit, match="README.md is not up to date"):
-        render.main([])
+        render.run(check=True)
     (tmp_path / "README.md").write_text("new\n")
-    render.main([])
+    render.run(check=True)
 
 
 @pytest.mark.parametrize("text", ['{"benchmark": "nonsense"}', "[]", "{"])

@@ -3,9 +3,9 @@
 import functools
 import importlib
 import json
-import sys
 
 import pytest
+from absl import flags
 
 from benchmarks import measure, tables
 
@@ -19,10 +19,8 @@ TOYS = {
         "repeats": 1,
     },
     "input_pipeline": {
-        "tensorflow_python": "",
-        "torch_python": sys.executable,
         "images": 16,
-        "drawn_height": 96,
+        "height": 96,
         "small": 64,
         "size": 32,
         "batch": 8,
@@ -38,11 +36,9 @@ TOYS = {
         "peers": ("keras_jax",),
         "size": 75,
         "repeats": 1,
-        "from_files": ("small",),
+        "from_files": ("koefler_cnn_sa",),
         "images": 4,
-        "drawn_height": 96,
-        "small": 64,
-        "decoded": 32,
+        "height": 96,
     },
     "patch_throughput": {
         "backbone": "densenet_small",
@@ -56,12 +52,14 @@ TOYS = {
 
 
 @pytest.mark.parametrize("name", TOYS)
-def test_benchmark_runs_and_its_result_makes_a_table(name, results, local, monkeypatch):
+def test_benchmark_runs_and_its_result_makes_a_table(name, results, request, monkeypatch):
     pytest.importorskip("keras")
     pytest.importorskip("torch")
     module = importlib.import_module(f"benchmarks.{name}")
-    if name in ("attention_kernel", "train_step", "inference"):
-        local(module)
+    if name == "input_pipeline":
+        monkeypatch.setattr(flags.FLAGS["tensorflow_python"], "value", "")
+    else:
+        request.getfixturevalue("local")
     monkeypatch.setattr(measure, "limits", functools.partial(measure.limits, size=2**16, side=64))
     module.run(**TOYS[name])
     (path,) = results.glob("*.json")
