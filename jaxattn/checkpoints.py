@@ -4,6 +4,10 @@ Orbax writes the arrays of step N into ``N/state``. ``N/manifest.json`` is writt
 checksum of each file, what the run has to know besides, and its own checksum. A folder gets the
 name ``N`` only then, and loses it before anything in it is deleted, so an interrupted save or
 deletion leaves no half checkpoint. Checkpoints of older versions have ``N/notes`` and no checksums.
+
+Orbax's preservation policies (``LatestN``, ``BestN``) belong to its ``CheckpointManager``, which
+names and deletes a step's folder itself and knows no checksums, so `Checkpoints` chooses what to
+keep.
 """
 
 import hashlib
