@@ -20,7 +20,9 @@ def invalid(field: str, expected: str, given: object) -> InputError:
         expected: What it must be, as a noun phrase.
         given: What it is; shown as it prints.
     """
-    return InputError(f"{field}: expected {expected}, got {_cut(str(given), 1000)}")
+    # The end of a field says most: it is the key in a file.
+    short = field if len(field) <= 400 else f"{field[:300]}…{field[-100:]}"
+    return InputError(f"{short}: expected {expected}, got {_cut(str(given), 900)}")
 
 
 def listed(names: Sequence[str], most: int = 10, separator: str = ", ") -> str:

@@ -9,6 +9,8 @@ import contextlib
 import io
 import itertools
 import math
+import mmap
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +24,9 @@ _MOST_TEXTS = 50_000
 #: gzip, shuffle, Fletcher32 and LZF; others would be looked for among the system's plugins.
 _FILTERS = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, 32000)
 
+#: The start of a global heap, which holds texts of any length: its signature and version.
+_HEAP = b"GCOL\x01\x00\x00\x00"
+
 
 @contextlib.contextmanager
 def open_file(source: Path | bytes) -> Iterator[h5py.File]:
@@ -29,13 +34,37 @@ def open_file(source: Path | bytes) -> Iterator[h5py.File]:
 
     Raises:
         ValueError: A part of it is a link, lies elsewhere, is not stored, would unpack to far more
-            than the file holds, is reached twice, or lies too deep.
+            than the file holds, is reached twice, or lies too deep; or a heap is damaged.
         Exception: Whatever h5py raises for a damaged file.
     """
     size = len(source) if isinstance(source, bytes) else source.stat().st_size
+    if isinstance(source, bytes):
+        _check_heaps(source)
+    else:
+        with source.open("rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+            _check_heaps(whole)
     with h5py.File(io.BytesIO(source) if isinstance(source, bytes) else source, "r") as file:
         _check(file, size)
         yield file
+
+
+def _check_heaps(content: bytes | mmap.mmap) -> None:
+    """Raises ValueError if libhdf5 would look for a text for ever.
+
+    It goes from object to object of a heap by their lengths, which can be 0 in a damaged one.
+    """
+    start = content.find(_HEAP)
+    while start >= 0:
+        (length,) = struct.unpack_from("<Q", content, start + 8)
+        place, end = start + 16, start + length
+        while place + 16 <= min(end, len(content)):
+            number, length = struct.unpack_from("<H6xQ", content, place)
+            # Number 0 is what is free, its length that of its header too.
+            step = 16 + -(-length // 8) * 8 if number else length
+            if not 0 < step <= end - place:
+                raise ValueError(f"the heap at byte {start:,} is damaged")
+            place += step
+        start = content.find(_HEAP, start + 1)
 
 
 def _check(file: h5py.File, size: int) -> None:

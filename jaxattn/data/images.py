@@ -71,7 +71,7 @@ def encode_image(path: Path, size: int | None) -> Encoded:
     """
     try:
         data = path.read_bytes()
-        with _opened(data, SOURCE_FORMATS) as image:
+        with opened(data, SOURCE_FORMATS) as image:
             given = upright_size(image)
             wanted = _shrunk(given, size)
             plain = image.format == "PNG" and image.mode == "RGB" and _orientation(image) == 1
@@ -119,8 +119,8 @@ def encode_mask(
 def read_mask(path: Path) -> Bool[np.ndarray, "H W"]:
     """Reads a binary mask in any flavour, see `encode_mask`."""
     try:
-        with Image.open(path, formats=SOURCE_FORMATS) as opened:
-            file = ImageOps.exif_transpose(opened)
+        with opened(path.read_bytes(), SOURCE_FORMATS) as image:
+            file = ImageOps.exif_transpose(image)
             # 16-bit files keep their range: converting to 8 bits would clip, not scale.
             deep = file.mode.startswith("I")
             luminance = np.asarray(file if deep else file.convert("L"))
@@ -185,7 +185,7 @@ def decode_image(
             ``nearest``, Keras' default (Datta et al. 2021); ``bilinear``, of the four nearest
             pixels, OpenCV's default (Köfler 2023).
     """
-    with _opened(source, FORMATS) as image:
+    with opened(source, FORMATS) as image:
         given = upright_size(image)
         wanted = _shrunk(given, prepared_size)
         if wanted != given:
@@ -233,8 +233,14 @@ def read_image(
         raise invalid(name, "an image", given) from error
 
 
-def _opened(source: bytes | Path, formats: tuple[str, ...]) -> Image.Image:
-    """Opens an image; only a JPEG is not decoded yet, as it can be decoded smaller."""
+def opened(source: bytes | Path, formats: tuple[str, ...]) -> Image.Image:
+    """Opens an image; only a JPEG is not decoded yet, as it can be decoded smaller.
+
+    Of a file's content PIL allocates no more than there is; of a file, what it declares.
+
+    Raises:
+        DecompressionBombError: It has more than ``PIL.Image.MAX_IMAGE_PIXELS`` pixels.
+    """
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     image = Image.open(file, formats=formats)
     most = Image.MAX_IMAGE_PIXELS

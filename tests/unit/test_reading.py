@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from jaxattn.errors import InputError
+from jaxattn.errors import InputError, invalid
 from jaxattn.reading import Node, read_csv, read_json, read_npz, reading
 
 
@@ -123,3 +123,10 @@ def test_errors_name_the_file_and_the_place(tmp_path):
 def test_whatever_is_raised_becomes_one_error_that_names_the_file_once(raised, message):
     with pytest.raises(InputError, match=message), reading("x.bin", "y"):
         raise raised
+
+
+def test_an_error_stays_short_whatever_a_file_holds():
+    text = str(invalid("a.json: " + "é" * 5000 + "key", "a name", "x" * 5000))
+    assert len(text) < 1500
+    assert text.startswith("a.json: é")
+    assert "key: expected a name, got x" in text

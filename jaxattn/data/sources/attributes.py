@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int, UInt8
-from PIL import Image
 
 from jaxattn.data import images
 from jaxattn.errors import invalid
@@ -65,8 +64,8 @@ def read_superpixels(path: Path) -> Int[np.ndarray, "H W"]:
         InputError: The file cannot be decoded completely.
     """
     try:
-        with Image.open(path, formats=("PNG",)) as file:
-            colours = np.asarray(file.convert("RGB"))
+        with images.opened(path.read_bytes(), ("PNG",)) as image:
+            colours = np.asarray(image.convert("RGB"))
     except images.DECODE_ERRORS as error:
         raise images.undecodable(path, "PNG", error) from error
     red, green, blue = (colours[..., i].astype(np.int32) for i in range(3))

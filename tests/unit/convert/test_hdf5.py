@@ -116,6 +116,21 @@ def test_what_a_file_does_not_hold_is_refused(tmp_path, craft, message, name):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("length", [0, 2**64 - 16])
+def test_a_damaged_heap_of_texts_is_refused_and_not_searched_for_ever(tmp_path, number, length):
+    path = tmp_path / "w.weights.h5"
+    with h5py.File(path, "w") as file:
+        file[PLACE] = SECRET
+        file["layers/dense/vars"].attrs["name"] = "dense"
+    whole = path.read_bytes()
+    place = whole.index(b"GCOL") + 16  # the first object: its number, uses and length
+    damaged = number.to_bytes(8, "little") + length.to_bytes(8, "little")
+    path.write_bytes(whole[:place] + damaged + whole[place + 16 :])
+    with pytest.raises(InputError, match=r"the heap at byte .* is damaged"):
+        keras_files.read(path)
+
+
 def test_an_archive_that_unpacks_too_far_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "w.keras", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("config.json", "{}")

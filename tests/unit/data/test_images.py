@@ -1,12 +1,15 @@
 """Encoding and decoding of images and masks, against PIL and against masks drawn by hand."""
 
+import contextlib
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from jaxattn.data import images
+from jaxattn.data.sources import attributes
 from jaxattn.errors import InputError
 
 
@@ -97,6 +100,22 @@ def test_damaged_files_are_named(tmp_path, fake, disc, content):
         InputError, match=r"m\.png: expected a complete image, got .* cannot be decoded"
     ):
         images.encode_mask(mask, image, (60, 45), (60, 45))
+
+
+@pytest.mark.parametrize("read", [images.read_mask, attributes.read_superpixels])
+def test_a_png_that_declares_two_gigabytes_takes_no_more_than_it_holds(tmp_path, disc, read):
+    path = tmp_path / "m.png"
+    Image.fromarray(disc).save(path)
+    data = bytearray(path.read_bytes())
+    place = data.index(b"IDAT") - 4
+    data[place : place + 4] = b"\x7f\xff\xff\xff"  # the chunk's length
+    path.write_bytes(data)
+    tracemalloc.start()
+    with contextlib.suppress(InputError):
+        read(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000_000
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP"])
