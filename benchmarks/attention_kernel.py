@@ -9,7 +9,7 @@ import contextlib
 import functools
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ from jax import lax
 
 from benchmarks import measure, tables
 from benchmarks.peers.steps import Ready
-from benchmarks.process import Peers
+from benchmarks.process import Peers, Process
 from jaxattn.errors import invalid
 from jaxattn.ops import soft_attention as ops
 
@@ -37,26 +37,26 @@ KEEP_MEMORY = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 
+PASSES = ("forward", "both")
 Params = tuple[jax.Array, jax.Array]
 Attend = Callable[[jax.Array, Params], jax.Array]
+Differences = dict[str, dict[str, float]]
 
 
 class Case(NamedTuple):
-    """What a row measures.
+    """What a row measures, but for the pass.
 
     Attributes:
         variant: ``'released'`` or ``'paper'``.
         shape: H, W, C and K.
         batch: Number of images.
         dtype: Type of the features; parameters are float32.
-        what: The pass, ``'forward'`` or ``'both'``.
     """
 
     variant: str
     shape: tuple[int, int, int, int]
     batch: int
     dtype: str
-    what: str
 
     def inputs(self) -> dict[str, np.ndarray]:
         """Features, kernel, bias or γ, and cotangent, float32, exact in the case's type.
@@ -126,7 +126,7 @@ def passes(attend: Attend, what: str) -> Callable[..., Any]:
     return run
 
 
-def least_bytes(case: Case) -> int:
+def least_bytes(case: Case, what: str) -> int:
     """Bytes that a pass must move: features, gradients and the kernel.
 
     The forward pass reads and writes the features; both read them twice and write them, and read
@@ -137,10 +137,10 @@ def least_bytes(case: Case) -> int:
     features = case.batch * height * width * channels * jnp.dtype(case.dtype).itemsize
     whole = 9 * channels * heads * 4
     read = 9 * min(channels, 2 * height - 1) * heads * 4 if case.variant == "released" else whole
-    return 2 * features + read if case.what == "forward" else 5 * features + 2 * read + whole
+    return 2 * features + read if what == "forward" else 5 * features + 2 * read + whole
 
 
-def least_flops(case: Case) -> int:
+def least_flops(case: Case, what: str) -> int:
     """Floating-point operations of a pass: convolution taps that meet data, softmax, weighting.
 
     Per output position and head, the released convolution meets all H rows of 3 channels, the
@@ -156,14 +156,10 @@ def least_flops(case: Case) -> int:
     maps = case.batch * height * width * heads
     features = case.batch * height * width * channels
     forward = convolution + 5 * maps + features
-    return (
-        forward if case.what == "forward" else forward + 2 * convolution + 4 * maps + 3 * features
-    )
+    return forward if what == "forward" else forward + 2 * convolution + 4 * maps + 3 * features
 
 
-def differences(
-    results: Mapping[str, Sequence[np.ndarray]],
-) -> dict[str, dict[str, float]]:
+def differences(results: Mapping[str, Sequence[np.ndarray]]) -> Differences:
     """Differences from the definition, relative to the largest element; inf if not finite.
 
     The gradient of the bias is left out: it is zero, as a softmax is invariant to it.
@@ -175,7 +171,7 @@ def differences(
 
     names = ("attended", "gradient of x", "gradient of kernel")
     return {
-        name: dict(zip(names, map(difference, found, results["definition"]), strict=False))
+        name: dict(zip(names, map(difference, found, results["definition"]), strict=True))
         for name, found in results.items()
         if name != "definition"
     }
@@ -191,7 +187,18 @@ def computed(run: Callable[..., Any], arguments: tuple) -> list[np.ndarray]:
         return [np.asarray(each, np.float32) for each in jax.tree.leaves(run(*arguments))[:3]]
 
 
-def prepare(case: Case, peers: Peers) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
+class Pass(NamedTuple):
+    """A pass of a peer, as `measure.seconds` expects it."""
+
+    process: Process
+    what: str
+
+    def time(self, calls: int) -> float:
+        """Mean seconds per call."""
+        return self.process.time(calls, what=self.what)
+
+
+def prepare(case: Case, peers: Peers) -> tuple[dict[str, dict[str, Any]], Differences]:
     """Computes a case in every way and compares the results.
 
     Args:
@@ -199,30 +206,35 @@ def prepare(case: Case, peers: Peers) -> tuple[dict[str, Any], dict[str, dict[st
         peers: Keras.
 
     Returns:
-        What can be timed, by name, and the `differences`.
+        By pass and name, what can be timed, and the `differences`.
 
     Raises:
         InputError: Ours differs from the definition by more than the bound.
     """
-    inputs = case.inputs()
+    inputs, results = case.inputs(), {}
     x, cotangent = (jnp.asarray(inputs[name], case.dtype) for name in ("x", "cotangent"))
     arguments = (x, (jnp.asarray(inputs["kernel"]), jnp.asarray(inputs["other"])), cotangent)
-    results, ways = {}, {}
+    ways: dict[str, dict[str, Any]] = {what: {} for what in PASSES}
     for name, attend in {"ours": ours, "definition": definition}.items():
-        run = jax.jit(passes(attend(case.variant), case.what))
+        for what in PASSES:
+            run = jax.jit(passes(attend(case.variant), what))
+            ways[what][name] = Ready(functools.partial(run, *arguments))
         results[name] = computed(run, arguments)
-        ways[name] = Ready(functools.partial(run, *arguments))
-    question = {"variant": case.variant, "dtype": case.dtype, "what": case.what, "inputs": inputs}
+    question = {"variant": case.variant, "dtype": case.dtype, "inputs": inputs}
     for name, facts in peers.prepare(**question).items():
         results[name] = facts["results"]
+        for what in PASSES:
+            ways[what][name] = Pass(peers.ready[name], what)
     apart, bound = differences(results), tables.LAYER_BOUNDS[case.dtype]
     if not max(apart["ours"].values()) <= bound:
         raise invalid(str(case), f"at most {bound} from the definition", apart["ours"])
-    return ways | peers.ready, apart
+    return ways, apart
 
 
-def measured(case: Case, peers: Peers, limits: Mapping[str, Any], repeats: int) -> dict[str, Any]:
-    """The row of a case.
+def measured(
+    case: Case, peers: Peers, limits: Mapping[str, Any], repeats: int
+) -> Iterator[dict[str, Any]]:
+    """The rows of a case: the forward pass, and both passes.
 
     Args:
         case: The case.
@@ -232,24 +244,23 @@ def measured(case: Case, peers: Peers, limits: Mapping[str, Any], repeats: int) 
     """
     ways, apart = prepare(case, peers)
     bandwidth, speed = limits["bytes_per_second"], limits["flops_per_second"][case.dtype]
-    limit = max(least_bytes(case) / bandwidth, least_flops(case) / speed)
-    seconds = measure.seconds(ways, repeats=repeats, least=0.02)
-    mine = seconds["ours"]["median"]
-    return {
-        "variant": case.variant,
-        "shape": list(case.shape),
-        "batch": case.batch,
-        "dtype": case.dtype,
-        "pass": case.what,
-        "limit": limit,
-        "of_limit": limit / mine,
-        "bytes_per_second": bandwidth,
-        "flops_per_second": speed,
-        "differences": apart,
-        "seconds": seconds,
-        "speedup": {n: each["median"] / mine for n, each in seconds.items() if n != "ours"},
-        "skipped": peers.skipped,
-    }
+    for what in PASSES:
+        limit = max(least_bytes(case, what) / bandwidth, least_flops(case, what) / speed)
+        seconds = measure.seconds(ways[what], repeats=repeats, least=0.02)
+        mine = seconds["ours"]["median"]
+        yield {
+            **case._asdict(),
+            "shape": list(case.shape),
+            "pass": what,
+            "limit": limit,
+            "of_limit": limit / mine,
+            "bytes_per_second": bandwidth,
+            "flops_per_second": speed,
+            "differences": apart,
+            "seconds": seconds,
+            "speedup": {n: each["median"] / mine for n, each in seconds.items() if n != "ours"},
+            "skipped": peers.skipped,
+        }
 
 
 def parsed(shape: str) -> tuple[int, int, int, int]:
@@ -281,20 +292,17 @@ def run(
     """
     platform = jax.default_backend()
     batches = batches or ((16,) if platform == "cpu" else (256, 64, 16, 512))
-    cases = itertools.product(
-        *(batches, map(parsed, shapes), dtypes, ("released", "paper"), ("forward", "both"))
-    )
+    cases = itertools.product(batches, map(parsed, shapes), dtypes, ("released", "paper"))
     limits = measure.limits(dtypes)
     rows: list[dict[str, Any]] = []
     with Peers(tables.KERAS, "keras_attention", **KEEP_MEMORY) as peers:
-        for batch, shape, dtype, variant, what in cases:
-            case = Case(variant, shape, batch, dtype, what)
-            rows.append(measured(case, peers, limits, repeats))
+        for batch, shape, dtype, variant in cases:
+            rows += measured(Case(variant, shape, batch, dtype), peers, limits, repeats)
             # Written after each case, so that a run that is cut off leaves its results.
             of = ("variant", "shape", "batch", "dtype", "pass")
             result = measure.write("attention_kernel", rows, case=of, platform=platform)
-            latest = tables.attention_kernel(result | {"rows": rows[-1:]})
-            print(latest.splitlines()[2], flush=True)
+            latest = tables.attention_kernel(result | {"rows": rows[-2:]})
+            print("\n".join(latest.splitlines()[2:4]), flush=True)
 
 
 if __name__ == "__main__":

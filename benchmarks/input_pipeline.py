@@ -45,7 +45,7 @@ NOISE = 3.0
 CLASSES = ("even", "odd")
 
 
-def ours_of(loader: Loader, sampler: Sampler) -> Flow:
+def loader_flow(loader: Loader, sampler: Sampler) -> Flow:
     """Batches of our loader on the device."""
     draw = jax.jit(lambda data, batch: steps.pixels("image", data, batch))
 
@@ -108,7 +108,7 @@ def rates(
     own = {}
     for way, kind in {"Grain": "grain", "in_memory": "in_memory"}.items():
         config = ConfigDict({"name": kind, "workers": 0})
-        own[way] = ours_of(Loader(dataset, size, config, devices.mesh()), sampler)
+        own[way] = loader_flow(Loader(dataset, size, config, devices.mesh()), sampler)
     with Peers(PEERS, "input_pipelines") as peers:
         found = peers.prepare(paths=order, size=size, batch=batch, warm=AHEAD)
         for way, flow in own.items():

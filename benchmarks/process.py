@@ -88,9 +88,9 @@ class Process:
             raise Unavailable(error)
         return answer
 
-    def time(self, calls: int) -> float:
+    def time(self, calls: int, **arguments: Any) -> float:
         """Mean seconds of what was prepared."""
-        return self.ask("time", calls=calls)
+        return self.ask("time", calls=calls, **arguments)
 
     def close(self) -> None:
         """Ends the peer."""

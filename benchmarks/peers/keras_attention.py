@@ -1,6 +1,6 @@
 """Soft-Attention in Keras, on the backend of this process."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -11,16 +11,28 @@ from references import keras_models
 Tensor = Any
 
 
-def prepare(variant: str, dtype: str, what: str, inputs: dict[str, np.ndarray], **_: Any) -> Ready:
-    """Makes a pass ready, and computes it.
+class Passes(NamedTuple):
+    """Both passes.
 
-    The fact ``results`` holds attended features and, after the backward pass, the gradients of the
-    features and the kernel, float32.
+    Attributes:
+        ready: By name, ``forward`` and ``both``.
+        facts: ``results``, attended features and the gradients of features and kernel, float32.
+    """
+
+    ready: dict[str, Ready]
+    facts: dict[str, list[np.ndarray]]
+
+    def time(self, calls: int, what: str) -> float:
+        """Mean seconds of a pass."""
+        return self.ready[what].time(calls)
+
+
+def prepare(variant: str, dtype: str, inputs: dict[str, np.ndarray], **_: Any) -> Passes:
+    """Makes the passes ready, and computes them.
 
     Args:
         variant: ``released`` or ``paper``.
         dtype: Type of the features.
-        what: ``forward`` or ``both``.
         inputs: ``x``, ``kernel``, ``other`` (bias or gamma) and ``cotangent``.
     """
     x, kernel, other, cotangent = (inputs[name] for name in ("x", "kernel", "other", "cotangent"))
@@ -28,10 +40,10 @@ def prepare(variant: str, dtype: str, what: str, inputs: dict[str, np.ndarray], 
     layer.set_weights([kernel, other])
     make = {"tensorflow": _tensorflow, "jax": _jax}[keras.backend.backend()]
     x, cotangent = (keras.ops.cast(each, dtype) for each in (x, cotangent))
-    ready = make(layer, x, cotangent, what)
-    found = keras.tree.flatten(ready.step())[:3]
+    ready = {what: make(layer, x, cotangent, what) for what in ("forward", "both")}
+    found = keras.tree.flatten(ready["both"].step())[:3]
     results = [np.asarray(keras.ops.cast(each, "float32")) for each in found]
-    return ready._replace(facts={"results": results})
+    return Passes(ready, {"results": results})
 
 
 def _tensorflow(layer: Any, x: Tensor, cotangent: Tensor, what: str) -> Ready:

@@ -23,8 +23,8 @@ class Local(answer.Peer):
     def __init__(self, python, module, **env):
         super().__init__(module)
 
-    def time(self, calls):
-        return self.ask("time", calls=calls)
+    def time(self, calls, **arguments):
+        return self.ask("time", calls=calls, **arguments)
 
     def close(self):
         pass
