@@ -205,7 +205,7 @@ def open_run(
     if not len(split[part]):
         raise invalid(f"{folder / run_dir.SPLIT}, {part} part", "images", "none")
     mesh = devices.mesh()
-    model = models.of_config(config, len(dataset.class_names), vocabulary)
+    model = models.of_config(config, len(dataset.class_names), vocabulary and vocabulary.sizes)
     target = target_class(config, dataset)
     check_layers(config, model, variables)
     return Opened(

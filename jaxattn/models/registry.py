@@ -19,7 +19,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from jaxattn.data.metadata import Vocabulary
 from jaxattn.errors import unknown
 from jaxattn.models.backbones import BACKBONES
 from jaxattn.models.classifier import Classifier
@@ -120,19 +119,20 @@ def create(
 
 
 def of_config(
-    config: ConfigDict, num_classes: int, vocabulary: Vocabulary | None = None
+    config: ConfigDict, num_classes: int, sizes: tuple[int, ...] | None = None
 ) -> nn.Module:
     """The classifier of a config, see `create`.
 
     Args:
         config: The config, resolved.
         num_classes: Number of logits.
-        vocabulary: Of ``config.metadata.fields``; None without fields.
+        sizes: The number of words of each of ``config.metadata.fields``, 0 for a number; None
+            without fields.
     """
     metadata = None
-    if vocabulary:
+    if sizes:
         options = {name: value for name, value in config.metadata.items() if name != "fields"}
-        metadata = {"sizes": vocabulary.sizes, **options}
+        metadata = {"sizes": sizes, **options}
     return create(
         num_classes=num_classes,
         dtype=jnp.dtype(config.dtype),
