@@ -88,6 +88,69 @@ def make_train_step(
         those of ``loss_fn`` and the accuracy, before the update; and whether the loss and all
         gradients are ``finite``.
     """
+    gradients_of = _make_gradients(model, loss_fn, frozen, remat=remat)
+
+    def step(state: TrainState, data: Data, batch: Arrays):
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        images, batch = _network_inputs(key, data, batch, preprocess, mixing)
+        trained = frozen.trained(state.params)
+        if accumulate > 1:
+            gradients, (metrics, batch_stats) = _accumulated(
+                gradients_of, accumulate, state, trained, key, images, batch
+            )
+        else:
+            gradients, (metrics, batch_stats) = gradients_of(
+                state.params, state.batch_stats, dropout_key(key), images, batch
+            )
+        updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
+        params = frozen.joined(optax.apply_updates(trained, updates), state.params)
+        ema = _averaged(state, params, batch_stats, ema_decay, frozen)
+        metrics["finite"] = all_finite((metrics["loss"], gradients))
+        new_state = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
+        if skip_nonfinite:
+            metrics["finite"] &= all_finite(new_state)
+            kept = state.replace(step=new_state.step)
+            new_state = jax.tree.map(
+                lambda new, old: jnp.where(metrics["finite"], new, old), new_state, kept
+            )
+        return new_state, metrics
+
+    same, split = replicated(mesh), batched(mesh)
+    return jax.jit(
+        step,
+        in_shardings=(same, same, split),
+        out_shardings=(same, same),
+        donate_argnums=0,
+        compiler_options=compilation.options(mesh.devices.flat[0].platform),
+    )
+
+
+def _network_inputs(
+    key: Key[Array, ""],
+    data: Data,
+    batch: Arrays,
+    preprocess: TrainingPreprocess,
+    mixing: Mixing,
+) -> tuple[Array, Arrays]:
+    """The preprocessed and mixed images, and the batch with their masks and labels."""
+    masked = "mask" in data or "mask" in batch
+    masks = pixels("mask", data, batch) if masked else None
+    with jax.named_scope("preprocess"):
+        images, masks = preprocess(key, pixels("image", data, batch), masks)
+    if masks is not None:
+        batch = {**batch, "mask": masks}
+    return mixing(mixing_key(key), images, batch)
+
+
+def _make_gradients(
+    model: nn.Module, loss_fn: LossFunction, frozen: Frozen, *, remat: bool
+) -> Callable[..., Any]:
+    """Makes the function that takes the gradients of the loss by the parameters that are trained.
+
+    Returns:
+        ``(params, batch_stats, dropout, images, batch) -> (gradients, (metrics, batch_stats))``,
+        ``dropout`` a random key.
+    """
 
     def gradients_of(params: Any, batch_stats: Any, dropout: Any, images: Any, batch: Arrays):
         def network(params: Any, *inputs: Any):
@@ -118,59 +181,24 @@ def make_train_step(
 
         return jax.grad(loss_of, has_aux=True)(frozen.trained(params))
 
-    def step(state: TrainState, data: Data, batch: Arrays):
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-        masked = "mask" in data or "mask" in batch
-        masks = pixels("mask", data, batch) if masked else None
-        with jax.named_scope("preprocess"):
-            images, masks = preprocess(key, pixels("image", data, batch), masks)
-        if masks is not None:
-            batch = {**batch, "mask": masks}
-        images, batch = mixing(mixing_key(key), images, batch)
+    return gradients_of
 
-        trained = frozen.trained(state.params)
-        if accumulate > 1:
-            gradients, (metrics, batch_stats) = _accumulated(
-                gradients_of, accumulate, state, trained, key, images, batch
-            )
-        else:
-            gradients, (metrics, batch_stats) = gradients_of(
-                state.params, state.batch_stats, dropout_key(key), images, batch
-            )
-        updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
-        params = frozen.joined(optax.apply_updates(trained, updates), state.params)
-        ema = state.ema
-        if ema is not None:
-            decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
-            new = {"params": params, "batch_stats": batch_stats}
-            # A mean of equal numbers is not always that number.
-            ema = {
-                kind: frozen.joined(
-                    optax.incremental_update(
-                        frozen.trained(new[kind]), frozen.trained(old), 1 - decay
-                    ),
-                    old,
-                )
-                for kind, old in ema.items()
-            }
-        metrics["finite"] = all_finite((metrics["loss"], gradients))
-        new_state = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
-        if skip_nonfinite:
-            metrics["finite"] &= all_finite(new_state)
-            kept = state.replace(step=new_state.step)
-            new_state = jax.tree.map(
-                lambda new, old: jnp.where(metrics["finite"], new, old), new_state, kept
-            )
-        return new_state, metrics
 
-    same, split = replicated(mesh), batched(mesh)
-    return jax.jit(
-        step,
-        in_shardings=(same, same, split),
-        out_shardings=(same, same),
-        donate_argnums=0,
-        compiler_options=compilation.options(mesh.devices.flat[0].platform),
-    )
+def _averaged(
+    state: TrainState, params: Any, batch_stats: Any, ema_decay: float, frozen: Frozen
+) -> Any:
+    """The EMA after a step to these parameters and batch statistics; None if there is none."""
+    if state.ema is None:
+        return None
+    decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+    new = {"params": params, "batch_stats": batch_stats}
+
+    def moved(kind: str, old: Any) -> Any:
+        # A mean of equal numbers is not always that number.
+        mean = optax.incremental_update(frozen.trained(new[kind]), frozen.trained(old), 1 - decay)
+        return frozen.joined(mean, old)
+
+    return {kind: moved(kind, old) for kind, old in state.ema.items()}
 
 
 def _accumulated(
