@@ -24,8 +24,12 @@ from jaxattn.registry import Registry
 GREY = (0.2989, 0.587, 0.114)
 
 
+def _per_channel(values: tuple[float, ...], pixels: Float[Array, "*dims 3"]) -> Array:
+    return lax.broadcast_to_rank(jnp.array(values), pixels.ndim)
+
+
 def _standardise(mean: tuple[float, ...], deviation: tuple[float, ...]) -> Callable:
-    return lambda pixels: (pixels - jnp.array(mean)) / jnp.array(deviation)
+    return lambda pixels: (pixels - _per_channel(mean, pixels)) / _per_channel(deviation, pixels)
 
 
 #: How pixels become the network's input: functions of RGB in [0, 1].
@@ -38,7 +42,7 @@ NORMALISATIONS |= {
     # Köfler 2023: OpenCV's bytes.
     "bgr_255": lambda pixels: pixels[..., ::-1] * 255.0,
     # keras.applications' "caffe" mode: its VGG and ResNet.
-    "caffe": lambda pixels: pixels[..., ::-1] * 255.0 - jnp.array([103.939, 116.779, 123.68]),
+    "caffe": lambda x: x[..., ::-1] * 255.0 - _per_channel((103.939, 116.779, 123.68), x),
     # keras.applications' "torch" mode: its DenseNet, and torchvision's networks.
     "imagenet": _standardise((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     # Yan et al. 2019: mean and deviation of the training parts.
@@ -210,7 +214,7 @@ def draw(key: Key[Array, ""], count: int, height: int, width: int, ranges: Augme
         largest = jnp.array(ranges.shifts, jnp.float32) * jnp.array([height, width], jnp.float32)
         shift = largest[None] * uniform(keys[2], 2)
     else:
-        whole = jnp.array(ranges.whole_shifts(height, width))
+        whole = jnp.array([ranges.whole_shifts(height, width)])
         shift = jax.random.randint(keys[2], (count, 2), -whole, whole + 1).astype(jnp.float32)
     flips = jnp.array([ranges.vertical_flip, ranges.horizontal_flip])
     return Moves(
@@ -238,7 +242,7 @@ def move_pixels(
     if any(limits):
         border = [(n, n) for n in (0, *limits, *channels)]
         cut = jax.vmap(lambda x, at: jax.lax.dynamic_slice(x, (*at, *channels), arrays.shape[1:]))
-        start = moves.shift.astype(jnp.int32) + jnp.array(limits)
+        start = moves.shift.astype(jnp.int32) + jnp.array([limits])
         arrays = cut(jnp.pad(arrays, border, mode="edge"), start)
 
     def where(chosen: Bool[Array, " B"], changed: Array) -> Array:
@@ -385,6 +389,7 @@ def turn_hue(
         (green - blue) / divisor,
         jnp.where(value == green, 2.0 + (blue - red) / divisor, 4.0 + (red - green) / divisor),
     )
-    place = jnp.mod((hue + 6.0 * turns)[..., None] + jnp.array([5.0, 3.0, 1.0]), 6.0)
+    hue = (hue + 6.0 * turns)[..., None]
+    place = jnp.mod(hue + _per_channel((5.0, 3.0, 1.0), pixels), 6.0)
     less = jnp.clip(jnp.minimum(place, 4.0 - place), 0.0, 1.0)
     return value[..., None] - chroma[..., None] * less

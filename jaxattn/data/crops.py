@@ -115,7 +115,7 @@ class Crops:
             return self._draw_crops(key, arrays)
         if self.strategy == "ordered":
             kept = jax.random.bernoulli(key, 1 - self.dropout, (len(arrays), self.count))
-            return self._ordered(arrays) * kept[..., None, None, None]
+            return self._ordered(arrays) * kept[..., None, None, None].astype(arrays.dtype)
         return self.evaluation(arrays)
 
     def evaluation(self, pixels: Float[Array, "B H W C"]) -> Float[Array, "inputs *NC h w C"]:
@@ -177,10 +177,11 @@ class Crops:
                     centres, corner, self.shape, maps.shape[2:], strict=True
                 )
             )
-            inside = np.outer(rows, columns)
-            total = total + per_crop[:, i, :, y[:, None], x[None, :]].transpose(2, 3, 0, 1) * inside
+            inside = np.outer(rows, columns).astype(np.float32)
+            values = per_crop[:, i, :, y[:, None], x[None, :]].transpose(2, 3, 0, 1)
+            total = total + values * inside[None, None]
             shown += inside
-        return total / np.maximum(shown, 1)
+        return total / np.maximum(shown, 1)[None, None]
 
     def _ordered(self, pixels: Float[Array, "B H W C"]) -> Float[Array, "B NC h w C"]:
         height, width = self.shape
@@ -191,7 +192,7 @@ class Crops:
         self, key: Key[Array, ""], arrays: Float[Array, "B H W C"]
     ) -> Float[Array, "B h w C"]:
         room = jnp.array(arrays.shape[1:3]) - jnp.array(self.shape) + 1
-        places = jax.random.randint(key, (len(arrays), 2), 0, room)
+        places = jax.random.randint(key, (len(arrays), 2), 0, room[None])
         size = (*self.shape, arrays.shape[-1])
         return jax.vmap(lambda x, at: jax.lax.dynamic_slice(x, (*at, 0), size))(arrays, places)
 
@@ -205,8 +206,8 @@ class Crops:
         low, high = map(math.log, _RATIOS)
         ratio = jnp.exp(jax.random.uniform(of_ratio, draws, minval=low, maxval=high))
         sizes = jnp.round(jnp.stack([jnp.sqrt(area / ratio), jnp.sqrt(area * ratio)], -1))
-        whole = jnp.array([height, width], jnp.float32)
-        fits = ((sizes >= 1) & (sizes <= whole)).all(-1)
+        whole = jnp.array([[height, width]], jnp.float32)
+        fits = ((sizes >= 1) & (sizes <= whole[None])).all(-1)
         first = jnp.take_along_axis(sizes, fits.argmax(1)[:, None, None], axis=1)[:, 0]
         size = jnp.where(fits.any(1)[:, None], first, whole)
         room = whole - size + 1
@@ -222,7 +223,7 @@ class Crops:
         """Resizes parts of images, antialiased bilinear."""
 
         def one(image: Array, corner: Array, size: Array) -> Array:
-            scale = jnp.array(self.shape) / size
+            scale = jnp.array(self.shape, jnp.float32) / size
             shape = (*self.shape, image.shape[-1])
             return jax.image.scale_and_translate(
                 image, shape, (0, 1), scale, -corner * scale, method="linear"

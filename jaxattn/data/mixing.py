@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Key
 
 Batch = Mapping[str, Array]
@@ -56,6 +57,7 @@ class Mixing:
             "other_row": batch["row"][order],
             "share": jnp.full(len(images), own.mean()),
         }
+        own = lax.broadcast_to_rank(own, images.ndim - 1)
         if "mask" in batch:
             mixed["mask"] = own * batch["mask"] + (1 - own) * batch["mask"][order]
             mixed["has_mask"] = batch["has_mask"] & batch["has_mask"][order]
@@ -70,11 +72,11 @@ def _outside(
 
     def inside(key: Key[Array, ""], length: int) -> Array:
         half = jnp.floor(length * jnp.sqrt(1 - share)) // 2
-        place = jnp.arange(length) - jax.random.randint(key, (), 0, length)
+        place = (jnp.arange(length) - jax.random.randint(key, (), 0, length)).astype(half.dtype)
         return (place >= -half) & (place < half)
 
     down, across = jax.random.split(key)
-    box = inside(down, height)[:, None] & inside(across, width)
+    box = inside(down, height)[:, None] & inside(across, width)[None]
     return 1.0 - box.astype(jnp.float32)
 
 

@@ -21,7 +21,8 @@ def config(**fields):
 def trajectory(optimizer, start, gradients):
     params, state, path = start, optimizer.init(start), []
     for gradient in gradients:
-        updates, state = optimizer.update(gradient, state, params)
+        with jax.numpy_dtype_promotion("standard"):  # Optax's Adam needs it
+            updates, state = optimizer.update(gradient, state, params)
         params = optax.apply_updates(params, updates)
         path.append(params)
     return path

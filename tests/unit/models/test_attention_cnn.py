@@ -8,6 +8,8 @@ from flax import linen as nn
 
 from jaxattn.models.attention_cnn import AttentionCNN, ResidualBlock
 
+pytestmark = pytest.mark.usefixtures("mixed_dtypes")
+
 # Here compiling costs far more than running.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 jit = functools.partial(jax.jit, compiler_options=QUICK)

@@ -54,7 +54,8 @@ def test_the_layers_are_those_of_the_paper():
     fusion = Fusion(**OPTIONS)
     shapes = jax.eval_shape(lambda: fusion.init(KEYS, features, metadata, False))
     variables = draw(shapes)
-    wanted = by_hand(variables, features, np.asarray(encode(metadata, SIZES)))
+    given = (variables, features, encode(metadata, SIZES))
+    wanted = by_hand(*jax.tree.map(np.asarray, given))
     found = fusion.apply(variables, features, metadata, False)
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
     sizes = {
@@ -130,6 +131,7 @@ def described(module, size):
     return jax.eval_shape(lambda images: module.init(KEYS, images, train=False), images)
 
 
+@pytest.mark.usefixtures("mixed_dtypes")
 @pytest.mark.parametrize("name", MODELS)
 def test_any_classifier_takes_metadata_under_the_names_that_it_has(name):
     size, options = MODELS[name]
@@ -161,6 +163,7 @@ def small():
     return module, variables, (size, size, 3)
 
 
+@pytest.mark.usefixtures("mixed_dtypes")
 def test_without_metadata_all_values_are_missing(small):
     module, variables, shape = small
     images = jnp.asarray(np.random.default_rng(0).random((2, *shape)), jnp.float32)
@@ -171,6 +174,7 @@ def test_without_metadata_all_values_are_missing(small):
     assert np.isfinite(none).all()
 
 
+@pytest.mark.usefixtures("mixed_dtypes")
 @pytest.mark.parametrize("field", range(3))
 def test_each_field_changes_the_logits_and_only_of_its_image(small, field):
     module, variables, shape = small
@@ -194,6 +198,7 @@ def test_a_classifier_without_logits_is_refused():
         module.init(KEYS, jnp.zeros((1, 32, 32, 3)), train=False)
 
 
+@pytest.mark.usefixtures("mixed_dtypes")
 @pytest.mark.parametrize("name", ["attention_cnn", "densenet_small"])
 def test_layers_end_with_the_logits(name):
     size, options = MODELS[name]

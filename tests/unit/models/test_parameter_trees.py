@@ -17,6 +17,8 @@ import pytest
 
 from jaxattn.models import registry
 
+pytestmark = pytest.mark.usefixtures("mixed_dtypes")
+
 SNAPSHOT = json.loads(Path(__file__).with_name("parameter_trees.json").read_text())
 
 

@@ -15,6 +15,8 @@ from jaxattn.models.backbones import Entry
 from jaxattn.models.backbones.densenet import DenseNet
 from jaxattn.models.gessert2019 import HEADS, PatchClassifier
 
+pytestmark = pytest.mark.usefixtures("mixed_dtypes")
+
 small = functools.partial(DenseNet, blocks=(1, 1, 1, 1), framework="torch")
 SMALL = Entry(small)
 

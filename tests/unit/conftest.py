@@ -1,4 +1,4 @@
-"""Tests of operations refuse implicit broadcasting and implicit changes of type."""
+"""Unit tests refuse implicit broadcasting and implicit changes of type."""
 
 import jax
 import pytest
