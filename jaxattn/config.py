@@ -163,6 +163,7 @@ def base() -> ConfigDict:
     config.ema_decay = 0.0  # of the exponential moving average of the variables; 0: none
     config.batch_size = 64  # over all devices
     config.accumulate_steps = 1  # parts of a batch, one after the other, to save memory
+    config.batch_norm_groups = 1  # parts of a batch, side by side, with batch statistics each
     config.remat = "none"  # blocks: recompute all but blocks' outputs backwards, to save memory
     config.epochs = 20
     config.steps_per_epoch = 0  # 0: passes_per_epoch passes of the sampler

@@ -250,6 +250,7 @@ def rules() -> Mapping[str, Rule]:
         "log_every_steps": whole(1),
         "checkpoint_every_steps": whole(0),
         "accumulate_steps": whole(1),
+        "batch_norm_groups": whole(1),
         "remat": choice("none", "blocks"),
         "profile": whole(0),
     }

@@ -22,6 +22,7 @@ from jaxattn.data.mixing import Mixing, mean_of_labels
 from jaxattn.data.packed import Packed
 from jaxattn.freezing import Frozen
 from jaxattn.models.backbones.base import ENDPOINT
+from jaxattn.models.layers import batch_norm_groups
 from jaxattn.runtime import compilation
 from jaxattn.runtime.devices import batched, replicated
 from jaxattn.saliency import ClassActivation
@@ -60,6 +61,7 @@ def make_train_step(
     ema_decay: float = 0.0,
     skip_nonfinite: bool = False,
     accumulate: int = 1,
+    groups: int = 1,
     remat: bool = False,
     frozen: Frozen = Frozen(),
 ) -> Callable[[TrainState, Data, Arrays], tuple[TrainState, dict[str, Shaped[Array, ""]]]]:
@@ -70,8 +72,7 @@ def make_train_step(
         optimizer: Turns gradients into updates.
         preprocess: Augments, crops and normalises images, and moves masks with them.
         loss_fn: Its ``batch`` holds the preprocessed ``mask``.
-        mesh: The state is replicated over its devices, the batch split over them. Batch statistics
-            are of the global batch.
+        mesh: The state is replicated over its devices, the batch split over them.
         seed: All random numbers of a step are a pure function of (seed, step).
         mixing: How the preprocessed images are mixed; loss and accuracy are means over both labels.
         ema_decay: Decay of the EMA per step, if the state has one; ``(1 + step) / (10 + step)``
@@ -80,6 +81,8 @@ def make_train_step(
             gradient or a new parameter is not finite.
         accumulate: Parts of a batch that run one after the other, each with its own batch
             statistics; gradients and metrics are their means.
+        groups: Parts of what runs at once whose batch statistics are their own, see
+            `jaxattn.models.layers.batch_norm_groups`; 1: those of the global batch.
         remat: Whether the backward pass recomputes what lies between a backbone's endpoints.
         frozen: Layers that are left as they are, in the EMA too.
 
@@ -88,7 +91,7 @@ def make_train_step(
         those of ``loss_fn`` and the accuracy, before the update; and whether the loss and all
         gradients are ``finite``.
     """
-    gradients_of = _make_gradients(model, loss_fn, frozen, remat=remat)
+    gradients_of = _make_gradients(model, loss_fn, frozen, groups=groups, remat=remat)
 
     def step(state: TrainState, data: Data, batch: Arrays):
         key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -143,7 +146,7 @@ def _network_inputs(
 
 
 def _make_gradients(
-    model: nn.Module, loss_fn: LossFunction, frozen: Frozen, *, remat: bool
+    model: nn.Module, loss_fn: LossFunction, frozen: Frozen, *, groups: int, remat: bool
 ) -> Callable[..., Any]:
     """Makes the function that takes the gradients of the loss by the parameters that are trained.
 
@@ -154,7 +157,7 @@ def _make_gradients(
 
     def gradients_of(params: Any, batch_stats: Any, dropout: Any, images: Any, batch: Arrays):
         def network(params: Any, *inputs: Any):
-            with frozen.running():
+            with frozen.running(), batch_norm_groups(groups):
                 return model.apply(
                     {"params": params, "batch_stats": batch_stats},
                     *inputs,

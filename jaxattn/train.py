@@ -40,6 +40,7 @@ from jaxattn.early_stopping import Progress
 from jaxattn.errors import invalid, unknown
 from jaxattn.freezing import Frozen
 from jaxattn.models import registry as models
+from jaxattn.models.layers import batch_norm_groups
 from jaxattn.runtime import devices, distributed, finite
 from jaxattn.runtime.progress import Meter
 from jaxattn.runtime.stepper import Stepper
@@ -133,6 +134,9 @@ def setup(config: ConfigDict, mesh: Mesh | None = None) -> Training:
         key = jax.random.key(config.seed)
         return states.create(key, model, optimizer, shape, ema=config.ema_decay > 0, frozen=frozen)
 
+    if config.batch_norm_groups > 1:  # layers that cannot have groups are refused here
+        with batch_norm_groups(config.batch_norm_groups):
+            jax.eval_shape(create)
     step = steps.make_train_step(
         model,
         optimizer,
@@ -144,6 +148,7 @@ def setup(config: ConfigDict, mesh: Mesh | None = None) -> Training:
         ema_decay=config.ema_decay,
         skip_nonfinite=config.skip_nonfinite > 0,
         accumulate=config.accumulate_steps,
+        groups=config.batch_norm_groups,
         remat=config.remat == "blocks",
         frozen=frozen,
     )
@@ -360,6 +365,10 @@ def _check(config: ConfigDict) -> None:
     if shares % config.accumulate_steps:
         expected = f"a divisor of the {shares} images of a device"
         raise invalid("accumulate_steps", expected, config.accumulate_steps)
+    at_once = config.batch_size // config.accumulate_steps
+    if at_once % config.batch_norm_groups:
+        expected = f"a divisor of the {at_once} images that run at once"
+        raise invalid("batch_norm_groups", expected, config.batch_norm_groups)
 
 
 def _mean(pending: list[dict[str, jax.Array]]) -> dict[str, float]:

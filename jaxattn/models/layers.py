@@ -1,8 +1,12 @@
 """Layers that backbones share."""
 
+import contextlib
+import contextvars
 import functools
+from collections.abc import Iterator
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
@@ -40,8 +44,41 @@ def _constant_bias(*arrays: Array | None, dtype: Any = None, **options: Any) -> 
     return promote_dtype(x, kernel, bias, dtype=dtype, **options)
 
 
+_groups: contextvars.ContextVar[int] = contextvars.ContextVar("groups", default=1)
+
+
+@contextlib.contextmanager
+def batch_norm_groups(count: int) -> Iterator[None]:
+    """Within it, `BatchNorm` normalises each of ``count`` parts of a batch by itself.
+
+    What data-parallel training without synchronised statistics computes, each device its part
+    (PyTorch's DataParallel, Keras' MirroredStrategy), and ghost batch norm (Hoffer et al. 2017).
+    Device i has part i, so devices exchange no statistics in a layer. The running statistics take
+    the mean of the parts' means and variances, as MirroredStrategy does; DataParallel takes those
+    of the first part.
+
+    Raises:
+        InputError: A layer is Flax's own batch norm, which cannot do so.
+    """
+
+    def refuse(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        if isinstance(context.module, nn.BatchNorm):
+            given = f"{count}, and {'/'.join(context.module.path)} is Flax's, which has one group"
+            raise invalid("batch_norm_groups", "1 for this model", given)
+        return call(*args, **kwargs)
+
+    token = _groups.set(count)
+    try:
+        with nn.intercept_methods(refuse) if count > 1 else contextlib.nullcontext():
+            yield
+    finally:
+        _groups.reset(token)
+
+
 class BatchNorm(nn.Module):
     """``nn.BatchNorm`` with the same parameters and statistics, and faster; Keras' momentum.
+
+    See `batch_norm_groups` for statistics of parts of a batch.
 
     Attributes:
         use_running_average: Whether to use the running statistics instead of the batch's.
@@ -70,7 +107,13 @@ class BatchNorm(nn.Module):
             factor = lax.rsqrt(variances.value + self.epsilon) * scale
             mean, factor, bias = (each[None, None, None] for each in (means.value, factor, bias))
             return ((x.astype(jnp.float32) - mean) * factor + bias).astype(self.dtype)
-        y, mean, variance = batch_norm(x, scale, bias, self.epsilon)
+        groups = 1 if self.is_initializing() else _groups.get()
+        if groups == 1:
+            y, mean, variance = batch_norm(x, scale, bias, self.epsilon)
+        else:
+            of_part = jax.vmap(lambda part: batch_norm(part, scale, bias, self.epsilon))
+            y, mean, variance = of_part(x.reshape(groups, -1, *x.shape[1:]))
+            y, mean, variance = y.reshape(x.shape), mean.mean(0), variance.mean(0)
         if not self.is_initializing():
             for kept, new in ((means, mean), (variances, variance)):
                 kept.value = self.momentum * kept.value + (1 - self.momentum) * new

@@ -19,6 +19,7 @@ from jaxattn.data.preprocess import make_training_preprocess
 from jaxattn.errors import InputError
 from jaxattn.losses import CrossEntropy, Loss, MapDice
 from jaxattn.models.backbones.base import Backbone, classify
+from jaxattn.models.layers import BatchNorm
 from jaxattn.runtime import devices
 from jaxattn.state import create
 
@@ -126,6 +127,40 @@ def test_each_part_of_a_batch_has_its_own_statistics():
     np.testing.assert_allclose(state.params["Dense_0"]["kernel"], wanted, atol=1e-5)
 
 
+class NormedMaps(nn.Module):
+    """Softmax regression on the mean of the normalised pixels' squares."""
+
+    @nn.compact
+    def __call__(self, images, *, train: bool):
+        x = BatchNorm(use_running_average=not train, momentum=0.9)(images)
+        return nn.Dense(3)((x**2).mean((1, 2))), {}
+
+
+def test_groups_of_a_step_by_hand():
+    """Two groups, the halves of a batch: their statistics, the gradient, the running variance."""
+    optimizer = optax.sgd(0.5)
+    state = create(jax.random.key(0), NormedMaps(), optimizer, (4, 4, 3))
+    kernel = np.array(state.params["Dense_0"]["kernel"])
+    preprocess = make_training_preprocess(Augmentation(), Crops(), "unit")
+    loss = Loss(weighted(np.ones(3, np.float32)))
+    step = steps.make_train_step(
+        NormedMaps(), optimizer, preprocess, loss, devices.mesh(), seed=0, groups=2
+    )
+    batch = hand_batch()
+    state, _ = step(state, {}, batch)
+    halves = (batch["image"] / 255).astype(np.float32).reshape(2, 4, 4, 4, 3)
+    variances = halves.var((1, 2, 3))
+    y = (halves - halves.mean((1, 2, 3), keepdims=True)) ** 2
+    x = (y / (variances[:, None, None, None] + 1e-5)).mean((2, 3)).reshape(8, 3)
+    p = np.exp(x @ kernel) / np.exp(x @ kernel).sum(1, keepdims=True)
+    gradient = x.T @ (p - np.eye(3)[batch["label"]]) / 8
+    running = state.batch_stats["BatchNorm_0"]["var"]
+    np.testing.assert_allclose(running, 0.9 + 0.1 * variances.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(
+        state.params["Dense_0"]["kernel"], kernel - 0.5 * gradient, atol=1e-5
+    )
+
+
 class BlocksOnly(nn.Module):
     """The logits of `Blocks`."""
 
@@ -186,8 +221,10 @@ def test_metadata_are_not_mixed(tiny_config, field):
         train.setup(tiny_config)
 
 
-@pytest.mark.parametrize(("field", "value"), [("remat", "block"), ("accumulate_steps", 3)])
-def test_ways_to_save_memory_are_checked(tiny_config, field, value):
+@pytest.mark.parametrize(
+    ("field", "value"), [("remat", "block"), ("accumulate_steps", 3), ("batch_norm_groups", 3)]
+)
+def test_ways_to_run_a_batch_are_checked(tiny_config, field, value):
     tiny_config[field] = value
     with pytest.raises(InputError, match=field):
         train.setup(tiny_config)

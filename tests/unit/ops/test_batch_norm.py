@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxattn.models.layers import BatchNorm
+from jaxattn.errors import InputError
+from jaxattn.models.layers import BatchNorm, batch_norm_groups
 from jaxattn.ops.batch_norm import batch_norm
 
 SHAPE = (4, 7, 5, 6)
@@ -45,6 +46,38 @@ def test_values_statistics_and_gradients_are_those_of_flax(train, use_scale):
     flax, ours, variables = pair(train, use_scale)
     expected, got = (outcome(module, variables, features()) for module in (flax, ours))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), expected, got)
+
+
+def test_groups_are_normalised_each_by_itself():
+    """As Flax normalises one half after the other; the running statistics are their mean."""
+    flax, ours, variables = pair(True, True)
+    x = features() * np.arange(1.0, 5.0, dtype=np.float32).reshape(4, 1, 1, 1)
+    weights = np.random.RandomState(1).randn(*SHAPE).astype(np.float32)
+
+    def of_halves(variables, x):
+        parts = (x[:2], x[2:])
+        found = [flax.apply(variables, part, mutable=["batch_stats"]) for part in parts]
+        y = jnp.concatenate([y for y, _ in found])
+        stats = jax.tree.map(lambda a, b: (a + b) / 2, *(stats for _, stats in found))
+        return (y * weights).sum(), (y, stats)
+
+    def of_groups(variables, x):
+        with batch_norm_groups(2):
+            y, stats = ours.apply(variables, x, mutable=["batch_stats"])
+        return (y * weights).sum(), (y, stats)
+
+    expected, got = (
+        jax.value_and_grad(function, (0, 1), has_aux=True)(variables, x)
+        for function in (of_halves, of_groups)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=3e-5, atol=3e-5), expected, got)
+
+
+def test_groups_of_flax_batch_norm_are_refused():
+    flax, _, variables = pair(True, True)
+    message = r"batch_norm_groups: expected 1 for this model, got 2, and .*Flax's"
+    with batch_norm_groups(2), pytest.raises(InputError, match=message):
+        flax.apply(variables, features(), mutable=["batch_stats"])
 
 
 def test_bfloat16_has_float32_statistics():
