@@ -8,8 +8,12 @@ class InputError(ValueError):
     """A file, field or option given by the user is wrong.
 
     The message names it, says what was expected and what was given, see `invalid`. Command lines
-    print it without a traceback and exit with status 2.
+    print it without a traceback and exit with status 2. What is longer than 1,400 characters, as
+    names out of a damaged file can be, is cut in the middle.
     """
+
+    def __init__(self, message: str):
+        super().__init__(message if len(message) <= 1400 else f"{message[:900]}…{message[-499:]}")
 
 
 def invalid(field: str, expected: str, given: object) -> InputError:
@@ -20,9 +24,7 @@ def invalid(field: str, expected: str, given: object) -> InputError:
         expected: What it must be, as a noun phrase.
         given: What it is; shown as it prints.
     """
-    # The end of a field says most: it is the key in a file.
-    short = field if len(field) <= 400 else f"{field[:300]}…{field[-100:]}"
-    return InputError(f"{short}: expected {expected}, got {_cut(str(given), 900)}")
+    return InputError(f"{field}: expected {expected}, got {_cut(str(given), 1000)}")
 
 
 def listed(names: Sequence[str], most: int = 10, separator: str = ", ") -> str:

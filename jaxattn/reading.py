@@ -194,7 +194,7 @@ def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
 
 @contextlib.contextmanager
 def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
-    """A zip archive none of whose members is there twice, encrypted or a decompression bomb.
+    """A zip archive without members that are there twice, or are larger than it could hold.
 
     Members end where the archive says, so that checking the sizes it declares is enough.
 
@@ -206,8 +206,11 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
         names = [member.filename for member in members]
         if len(set(names)) != len(names):
             raise ValueError("a member is there twice")
+        size = path.stat().st_size
+        if any(member.compress_size > size for member in members):
+            raise ValueError("a member is declared larger than the archive")
         unpacked = sum(member.file_size for member in members)
-        if unpacks_too_far(unpacked, path.stat().st_size):
+        if unpacks_too_far(unpacked, size):
             raise ValueError(f"it would unpack to {unpacked:,} bytes")
         yield archive
 
