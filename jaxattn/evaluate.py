@@ -205,7 +205,8 @@ def open_run(
     if not len(split[part]):
         raise invalid(f"{folder / run_dir.SPLIT}, {part} part", "images", "none")
     mesh = devices.mesh()
-    model = models.of_config(config, len(dataset.class_names), vocabulary and vocabulary.sizes)
+    sizes = vocabulary.sizes if vocabulary else None
+    model = models.of_config(config, len(dataset.class_names), sizes)
     target = target_class(config, dataset)
     check_layers(config, model, variables)
     return Opened(

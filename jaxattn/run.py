@@ -152,7 +152,8 @@ def load_run(
     classes = run_dir.read_classes(folder)
     class_names = tuple(classes["training_images"])
     vocabulary = run_dir.read_vocabulary(folder)
-    model = models.of_config(config, len(class_names), vocabulary and vocabulary.sizes)
+    sizes = vocabulary.sizes if vocabulary else None
+    model = models.of_config(config, len(class_names), sizes)
     variables, step = checkpoints.read_variables(folder / run_dir.CHECKPOINTS, checkpoint)
     if explain and not (config.evaluation.cam or config.evaluation.grad_cam):
         shape = Crops(**config.crops).input_shape(*height_width(config.dataset.image_size))

@@ -119,7 +119,8 @@ def setup(config: ConfigDict, mesh: Mesh | None = None) -> Training:
     vocabulary = metadata.learn(config.metadata.fields, dataset.table, split["train"])
     loader = Loader(dataset, config.dataset.image_size, config.loader, mesh, loss.mask, vocabulary)
     evaluate.check_criteria(config, dataset, split)
-    model = models.of_config(config, len(dataset.class_names), vocabulary and vocabulary.sizes)
+    sizes = vocabulary.sizes if vocabulary else None
+    model = models.of_config(config, len(dataset.class_names), sizes)
     evaluate.check_layers(config, model)
     augmentation, crops = Augmentation(**config.augment), Crops(**config.crops)
     steps_per_epoch = _steps_per_epoch(config, sampler)

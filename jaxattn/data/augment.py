@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped, UInt8
 
@@ -24,7 +25,7 @@ from jaxattn.registry import Registry
 GREY = (0.2989, 0.587, 0.114)
 
 
-def _per_channel(values: tuple[float, ...], pixels: Float[Array, "*dims 3"]) -> Array:
+def _per_channel(values: tuple[float, ...], pixels: Float[Array | np.ndarray, "*dims 3"]) -> Array:
     return lax.broadcast_to_rank(jnp.array(values), pixels.ndim)
 
 

@@ -273,7 +273,8 @@ def _open(
     model_classes = tuple(facts["training_images"])
     mesh = devices.mesh()
     vocabulary = run_dir.read_vocabulary(folder)
-    model = models.of_config(config, len(model_classes), vocabulary and vocabulary.sizes)
+    sizes = vocabulary.sizes if vocabulary else None
+    model = models.of_config(config, len(model_classes), sizes)
     target = model_classes.index(config.target_class) if config.target_class else None
     variables, step = checkpoints.read_variables(folder / run_dir.CHECKPOINTS, checkpoint)
     own = config.copy_and_resolve_references()

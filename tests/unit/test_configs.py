@@ -78,6 +78,7 @@ def parameters(built):
     ]
 
 
+@pytest.mark.usefixtures("mixed_dtypes")
 @pytest.mark.parametrize(("name", "given"), CASES)
 def test_every_config_builds_and_explains_its_arguments(name, given):
     config, module = get_config(name, *filter(None, [given]))
@@ -119,12 +120,14 @@ def test_a_config_that_says_nothing_gets_what_its_model_needs():
     assert (resolved(config).dataset.image_size, resolved(config).normalisation) == (96, "unit")
 
 
+@pytest.mark.usefixtures("mixed_dtypes")
 @pytest.mark.parametrize("name", ["ham_small", "quickstart"])
 def test_small_configs_have_small_models(name):
     trainable, _ = parameters(build(get_config(name)[0]))
     assert 500_000 < trainable < 2_000_000
 
 
+@pytest.mark.usefixtures("mixed_dtypes")
 @pytest.mark.parametrize(
     ("given", "counts"),
     [

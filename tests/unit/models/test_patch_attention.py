@@ -95,14 +95,14 @@ def test_heads_by_hand():
     crops = np.asarray(features).mean((1, 2)).reshape(2, 4, -1)
     for head in ("sum", "conv", "concat"):
         (logits, _), variables = apply(PatchClassifier(3, SMALL, head=head), jnp.asarray(IMAGES))
-        params = variables["params"]
+        params = jax.tree.map(np.asarray, variables["params"])
         # Parameters of the backbone are drawn by their path alone.
         joined = {
             "sum": crops.sum(1),
             "concat": crops.reshape(2, -1),
         }.get(head)
         if head == "conv":
-            kernel = np.asarray(params["conv"]["kernel"])[:, 0]
+            kernel = params["conv"]["kernel"][:, 0]
             joined = np.einsum("bnf,n->bf", crops, kernel) + params["conv"]["bias"]
         wanted = joined @ params["logits"]["kernel"] + params["logits"]["bias"]
         np.testing.assert_allclose(logits, wanted, atol=1e-4, err_msg=head)
