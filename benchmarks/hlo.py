@@ -96,6 +96,7 @@ class Kernel:
     Attributes:
         name: Of the instruction.
         kind: One of ``_KINDS``, ``copy``, ``transpose``, ``elementwise``, or the instruction's own.
+        source: JAX's name of its result.
         sources: JAX's names of all that it computes.
         runs: How often it runs.
         arrays: Its results.
@@ -103,10 +104,12 @@ class Kernel:
         float32: The share of these that is float32.
         flops: Operations of its convolutions and matrix products in one run.
         dtype: Of their first operand.
+        layout: Of their operands and result, for a convolution.
     """
 
     name: str
     kind: str
+    source: str
     sources: tuple[str, ...]
     runs: int
     arrays: tuple[Array, ...]
@@ -114,6 +117,7 @@ class Kernel:
     float32: int
     flops: float
     dtype: str
+    layout: str
 
     def mostly(self, scope: str) -> bool:
         """Whether more than half of what it computes comes from a scope of JAX's names."""
@@ -192,6 +196,7 @@ def _kernel(program: Program, each: Instruction, runs: int) -> Kernel:
     return Kernel(
         name=each.name,
         kind=_kind(each, inside),
+        source=each.source,
         sources=tuple(filter(None, (inner.source for inner in inside))),
         runs=runs,
         arrays=results,
@@ -199,6 +204,7 @@ def _kernel(program: Program, each: Instruction, runs: int) -> Kernel:
         float32=sum(array.bytes for array in moved if array.dtype == "f32"),
         flops=sum(flops for flops, _ in matrix),
         dtype=_operands(program, matrix[0][1])[0].dtype if matrix else "",
+        layout=matrix[0][1].attribute(r"dim_labels=(\w+->\w+)") if matrix else "",
     )
 
 

@@ -339,10 +339,20 @@ def aot(result: Row) -> Iterator[str]:
         each = row["collectives"]
         return f"{each['count']}, {each['bytes'] / 1e6:.1f}" if row["devices"] > 1 else "–"
 
+    def model(row: Row) -> str:
+        ways = {
+            "recomputing blocks": row["remat"] == "blocks",
+            f"in {row['accumulate']} parts": row["accumulate"] > 1,
+            f"{row['resident']:,} images in memory": row["resident"] > 0,
+            "statistics of each device": row.get("groups", 1) > 1,
+        }
+        return ", ".join([row["model"], *(way for way, used in ways.items() if used)])
+
     columns: Columns = {
-        "": "{model}",
+        "": model,
         "target": "{devices} × {target}",
         "images each": "{batch}, {dtype}",
+        "compiling, CPU s": lambda row: f"{row['compile']:.0f}" if row["compile"] else "–",
         "memory, GB": lambda row: f"{row['memory'] / 1e9:.1f}",
         "TFLOP": lambda row: f"{row['flops'] / 1e12:.2f}",
         "GB": lambda row: f"{row['bytes'] / 1e9:.1f}",
@@ -352,6 +362,8 @@ def aot(result: Row) -> Iterator[str]:
         "copies": functools.partial(number, ("copy", "transpose")),
         "gathers": functools.partial(number, ("gather", "scatter", "select-and-scatter")),
         "exchanges, MB": exchanged,
+        "estimated images/s": lambda row: f"{row['estimate']['images_per_second']:,.0f} each",
+        "estimated MFU": lambda row: f"{row['estimate']['mfu']:.0%}",
     }
     yield table(columns, result["rows"])
 

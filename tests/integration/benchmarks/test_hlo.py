@@ -51,7 +51,7 @@ def test_kernels_of_a_program_counted_by_hand():
         *("convolution", "elementwise", "all-reduce"),
     )
     assert convolution.flops == 2 * (2 * 8 * 8 * 16) * (3 * 3 * 4)
-    assert convolution.dtype == "bf16"
+    assert (convolution.dtype, convolution.layout) == ("bf16", "b01f_01io->b01f")
     # Images of 4 channels are padded to 128; the result stays in the core's memory.
     assert convolution.bytes == 2 * (2 * 8 * 8 * 128) + 2 * (3 * 3 * 4 * 16)
     assert part.bytes == 2 * 48 + 4  # the slice is read and written, the other images are not
