@@ -1,26 +1,29 @@
-"""Images per second of prediction: the model alone, and from files to CSV.
+"""Images per second of prediction: the model alone, decoding alone, and from files to CSV.
 
 ``benchmarks/README.md`` says what is measured and how.
 
     python -m benchmarks.inference [--tensorflow_python=PATH]
 """
 
+import io
 import itertools
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from PIL import Image
 
 from benchmarks import input_pipeline, measure, ours, tables
 from benchmarks.peers.steps import Ready
 from benchmarks.process import Peers
 from benchmarks.train_step import STEP, Case
 from jaxattn import predict
+from jaxattn.data import images as decoding
 from jaxattn.models import registry
 from jaxattn.submissions import FORMATS
 
@@ -50,6 +53,34 @@ def model_row(case: Case, peers: Sequence[str], repeats: int) -> Row:
         "facts": facts,
         "skipped": running.skipped,
     }
+
+
+def decoding_row(paths: Sequence[Path], size: int, repeats: int) -> Row:
+    """Times decoding on one thread, whole and scaled.
+
+    Args:
+        paths: JPEG files.
+        size: Height and width to decode to.
+        repeats: Number of measurements of each way.
+    """
+    content = [path.read_bytes() for path in paths]
+
+    def whole(data: bytes) -> np.ndarray:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
+
+    def scaled(data: bytes) -> np.ndarray:
+        return decoding.decode_image(data, (size, size))
+
+    def all_by(decode: Callable[[bytes], np.ndarray]) -> Ready:
+        return Ready(lambda: [decode(data) for data in content])
+
+    ways = {"whole": all_by(whole), "scaled": all_by(scaled)}
+    took = measure.seconds(ways, repeats=repeats)
+    apart = [np.abs(whole(data).astype(int) - scaled(data)).mean() for data in content]
+    rates = {way: len(paths) / each["median"] for way, each in took.items()}
+    facts = {"measured": "decoding", "size": size, "difference": float(np.mean(apart))}
+    return {**facts, "images_per_second": rates}
 
 
 def files_row(model: str, paths: Sequence[Path], size: int, batch: int, repeats: int) -> Row:
@@ -98,6 +129,7 @@ def run(
     from_files: tuple[str, ...] = ("koefler_cnn_sa", "resnet50_sa"),
     images: int = 256,
     height: int = 450,
+    decoded: int = 224,
 ) -> None:
     """Measures everything and writes the result.
 
@@ -110,6 +142,7 @@ def run(
         from_files: Models to predict from files with.
         images: Number of files.
         height: Height of the images; they are 4/3 as wide.
+        decoded: Height and width to decode to.
     """
     sizes = {name: size or registry.find(name).image_size for name in tables.MODELS}
     rows = [
@@ -119,6 +152,7 @@ def run(
     with tempfile.TemporaryDirectory() as temporary:
         drawn = input_pipeline.draw(images, (height, height * 4 // 3))
         paths = input_pipeline.write_images(Path(temporary, "images"), drawn)
+        rows.append(decoding_row(paths, decoded, repeats))
         for name in from_files:
             rows.append(files_row(name, paths, sizes[name], batches[-1], repeats))
     platform = jax.default_backend()

@@ -262,10 +262,17 @@ def input_pipeline(result: Row) -> Iterator[str]:
 
 @shown
 def inference(result: Row) -> Iterator[str]:
-    """The model alone, and prediction from files."""
+    """The model alone, decoding alone, and prediction from files."""
     models = _of(result, "model")
     yield table(_rates(FORWARD), models)
     yield _skipped(models)
+    decoding = {
+        "decoding to": "{size}×{size}",
+        "whole, images/s": "{images_per_second[whole]:,.0f}",
+        "scaled, images/s": "{images_per_second[scaled]:,.0f}",
+        "difference": "{difference:.2f}",
+    }
+    yield table(decoding, _of(result, "decoding"))
     files = {
         "model": "{model}, {size}×{size}",
         "from files, images/s": "{images_per_second[files]:,.1f}",

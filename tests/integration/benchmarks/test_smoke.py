@@ -39,6 +39,7 @@ TOYS = {
         "from_files": ("koefler_cnn_sa",),
         "images": 4,
         "height": 96,
+        "decoded": 32,
     },
     "patch_throughput": {
         "backbone": "densenet_small",
