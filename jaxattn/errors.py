@@ -8,12 +8,13 @@ class InputError(ValueError):
     """A file, field or option given by the user is wrong.
 
     The message names it, says what was expected and what was given, see `invalid`. Command lines
-    print it without a traceback and exit with status 2. What is longer than 1,400 characters, as
-    names out of a damaged file can be, is cut in the middle.
+    print it without a traceback and exit with status 2. What is longer than ``longest``, as names
+    out of a damaged file can be, is cut in the middle.
     """
 
-    def __init__(self, message: str):
-        super().__init__(message if len(message) <= 1400 else f"{message[:900]}…{message[-499:]}")
+    def __init__(self, message: str, longest: int = 1400):
+        cut = len(message) > longest
+        super().__init__(f"{message[:900]}…{message[-499:]}" if cut else message)
 
 
 def invalid(field: str, expected: str, given: object) -> InputError:

@@ -18,7 +18,7 @@ from absl import flags
 from jaxattn import pretrained, run_dir
 from jaxattn.cli import given, run_main
 from jaxattn.convert import keras, keras_files
-from jaxattn.errors import InputError
+from jaxattn.errors import invalid
 
 _TO = flags.DEFINE_enum("to", "jax", ("jax", "keras"), "What to convert to.")
 _MODEL = flags.DEFINE_string("model", None, "Name of the model, or list; to Keras, DIR says it.")
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
         keras_files.write(out, keras.to_layers(variables=variables, **_options(notes["model"])))
     else:
         if _MODEL.value is None:
-            raise InputError("--model is not given, the name of a model wanted")
+            raise invalid("--model", "the name of a model", "nothing")
         variables = keras.load(
             source, _MODEL.value, _NUM_CLASSES.value, image_size=_IMAGE_SIZE.value
         )

@@ -21,7 +21,7 @@ from flax import traverse_util
 from jaxattn.convert import keras_files, keras_networks
 from jaxattn.convert.keras_files import Stored
 from jaxattn.convert.keras_order import Layer, order
-from jaxattn.errors import InputError, listed
+from jaxattn.errors import InputError, invalid, listed
 from jaxattn.models import registry
 from jaxattn.state import Variables
 
@@ -114,7 +114,7 @@ def from_layers(
     shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, size, size, 3)))
     wanted = [layer for layer in _wanted(module, shapes) if dense or len(layer.shapes[0]) != 2]
     top = f"with {num_classes} classes" if dense else "without its top"
-    pairs = _paired(wanted, given, f"{source}: not the weights of {model!r} {top}")
+    pairs = _paired(wanted, given, str(source), f"the weights of {model!r} {top}")
     leaves = {
         leaf: array.astype(np.float32)
         for wanted, stored in pairs
@@ -158,14 +158,14 @@ def _wanted(module: nn.Module, variables: Variables) -> list[_Wanted]:
             wanted.append(_Wanted(layer, own, tuple(leaves[leaf].shape for leaf in own)))
     left = leaves.keys() - {leaf for layer in wanted for leaf in layer.leaves}
     if left:
-        raise InputError(
-            f"a {type(module).__name__} has no counterpart in Keras for "
-            + ", ".join("/".join(leaf) for leaf in sorted(left))
-        )
+        given = listed(["/".join(leaf) for leaf in sorted(left)])
+        raise invalid(type(module).__name__, "layers that Keras has too", given)
     return wanted
 
 
-def _paired(wanted: list[_Wanted], given: list[Stored], error: str) -> list[tuple[_Wanted, Stored]]:
+def _paired(
+    wanted: list[_Wanted], given: list[Stored], source: str, expected: str
+) -> list[tuple[_Wanted, Stored]]:
     """Pairs layers of one kind in their order; what does not fit goes into one error."""
     pairs: list[tuple[_Wanted, Stored]] = []
     missing: list[str] = []
@@ -188,10 +188,10 @@ def _paired(wanted: list[_Wanted], given: list[Stored], error: str) -> list[tupl
             missing += [f"{our.layer.name} {_text(our.shapes)}" for our in ours[a0 + both : a1]]
             left_over += [f"{their.name} {_text(their.shapes)}" for their in theirs[b0 + both : b1]]
     other += _misplaced(pairs)
-    differences = {"missing": missing, "left over": left_over, "wanted instead": other}
+    differences = {"missing": missing, "left over": left_over, "expected instead": other}
     found = [f"{what}: {listed(which)}" for what, which in differences.items() if which]
     if found:
-        raise InputError(f"{error}; {'; '.join(found)}")
+        raise invalid(source, expected, f"others; {'; '.join(found)}")
     return pairs
 
 

@@ -27,10 +27,10 @@ import ml_dtypes
 import numpy as np
 
 from jaxattn.convert import hdf5
-from jaxattn.errors import InputError
+from jaxattn.errors import InputError, invalid
 from jaxattn.reading import open_zip, read_json, reason
 
-_WANTED = "a Keras .h5, .weights.h5 or .keras file wanted"
+_EXPECTED = "a Keras .h5, .weights.h5 or .keras file"
 #: Where Keras 3 and, before it, Keras 2.12 to 2.15 put a model's layers.
 _LAYERS = ("layers", "_layer_checkpoint_dependencies")
 
@@ -66,7 +66,7 @@ def read(path: Path) -> list[Stored]:
         InputError: The file is no Keras file, or is damaged.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such file, {_WANTED}")
+        raise invalid(str(path), _EXPECTED, "no such file")
     try:
         with path.open("rb") as start:
             zipped = start.read(2) == b"PK"
@@ -78,12 +78,12 @@ def read(path: Path) -> list[Stored]:
             with hdf5.open_file(path) as file:
                 layers = _read_hdf5(file)
         else:
-            raise InputError(f"{path}: neither HDF5 nor a zip archive, {_WANTED}")
+            raise invalid(str(path), _EXPECTED, "neither HDF5 nor a zip archive")
         _check_numbers(path, layers)
     except InputError:
         raise
     except Exception as error:  # h5py's are of a dozen classes, SystemError among them
-        raise InputError(f"{path}: damaged ({reason(error)}), {_WANTED}") from error
+        raise invalid(str(path), _EXPECTED, f"a damaged file ({reason(error)})") from error
     return layers
 
 
@@ -91,7 +91,8 @@ def _read_archive(path: Path) -> list[Stored]:
     with open_zip(path) as archive:
         missing = {"config.json", "model.weights.h5"} - set(archive.namelist())
         if missing:
-            raise InputError(f"{path}: a zip without {' and '.join(sorted(missing))}, {_WANTED}")
+            given = f"a zip without {' and '.join(sorted(missing))}"
+            raise invalid(str(path), _EXPECTED, given)
         json.loads(archive.read("config.json"))
         content = archive.read("model.weights.h5")
     with hdf5.open_file(content) as file:
@@ -106,7 +107,7 @@ def _read_shards(path: Path) -> list[Stored]:
         names |= {name.text() for name in listed}
     for name in names:
         if not re.fullmatch(r"\w[\w.-]*\.h5", name):
-            raise InputError(f"{path}: {name!r} is no file beside it, {_WANTED}")
+            raise invalid(f"{path}, weight_map", "names of files beside it", repr(name))
     with contextlib.ExitStack() as opened:
         files = [opened.enter_context(hdf5.open_file(path.with_name(n))) for n in sorted(names)]
         return list(_version_3(files))
@@ -122,13 +123,13 @@ def _read_hdf5(file: h5py.File) -> list[Stored]:
 def _check_numbers(path: Path, layers: list[Stored]) -> None:
     """Raises InputError unless all weights are finite floats."""
     if not layers:
-        raise InputError(f"{path}: an HDF5 file without layers, {_WANTED}")
+        raise invalid(str(path), _EXPECTED, "an HDF5 file without layers")
     for stored in layers:
         for array in stored.arrays:
             if array.dtype.kind != "f" and array.dtype != ml_dtypes.bfloat16:
-                raise InputError(f"{path}: {stored.name} is of type {array.dtype}, floats wanted")
+                raise invalid(f"{path}, {stored.name}", "floats", array.dtype)
             if not np.isfinite(array.astype(np.float64)).all():
-                raise InputError(f"{path}: {stored.name} has NaN or infinity, numbers wanted")
+                raise invalid(f"{path}, {stored.name}", "finite numbers", "NaN or infinity")
 
 
 def _texts(group: h5py.Group, name: str) -> list[str]:
@@ -163,10 +164,11 @@ def _legacy(root: h5py.Group, layer: str) -> list[Stored]:
         # norms, whose trained ones were there, and all of frozen layers.
         again |= owner in inner and owner != last
         if again and owner not in inner:
-            raise InputError(
-                f"{root.file.filename}: expected frozen layers at the beginning of {layer} alone, "
-                f"got {owner} behind trained ones, and the file does not say where; unfreeze it, "
-                "or save as .weights.h5 or .keras"
+            raise invalid(
+                root.file.filename,
+                f"frozen layers at the beginning of {layer} alone",
+                f"{owner} behind trained ones, and the file does not say where; unfreeze it, "
+                "or save as .weights.h5 or .keras",
             )
         inner.setdefault(owner, []).append(_array(group[name]))
         last = owner
@@ -229,9 +231,9 @@ def write(path: Path, layers: Sequence[Stored]) -> None:
         InputError: The file is there, or its name ends otherwise.
     """
     if path.suffix not in (".h5", ".hdf5"):
-        raise InputError(f"{path}: a file name ending in .weights.h5, .h5 or .hdf5 wanted")
+        raise invalid(str(path), "a name ending in .weights.h5, .h5 or .hdf5", path.name)
     if path.exists():
-        raise InputError(f"{path}: is there already, a new file wanted")
+        raise invalid(str(path), "a new file", "one that is there already")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     with h5py.File(part, "w") as file:

@@ -20,7 +20,7 @@ from absl import logging
 from flax import traverse_util
 
 from jaxattn.convert import torch_files
-from jaxattn.errors import InputError, invalid, listed
+from jaxattn.errors import invalid, listed
 from jaxattn.models import registry
 from jaxattn.models.backbones import Backbone, Entry
 from jaxattn.reading import reason, shown
@@ -98,19 +98,18 @@ def read(path: Path) -> dict[str, np.ndarray]:
         InputError: It cannot be read, or holds no state dict.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such file, a .safetensors or .pth file wanted")
+        raise invalid(str(path), "a .safetensors or .pth file", "no such file")
     if path.suffix == ".safetensors":
         try:
             return safetensors.numpy.load_file(path)
         except Exception as error:
-            raise InputError(
-                f"{path}: cannot be read ({reason(error)}), a .safetensors file wanted"
-            ) from error
+            given = f"one that cannot be read ({reason(error)})"
+            raise invalid(str(path), "a .safetensors file", given) from error
     state = _unwrapped(path, torch_files.read(path))
     for name, array in state.items():
         if not isinstance(name, str) or not isinstance(array, np.ndarray):
             given = f"{type(array).__name__} for {shown(name)}"
-            raise InputError(f"{path}: holds {given}, a state dict wanted")
+            raise invalid(str(path), "a state dict", given)
     # NumPy itself knows no bfloat16; float32 holds all of its numbers.
     return {name: a.astype(np.float32) if a.dtype == _BF16 else a for name, a in state.items()}
 
@@ -122,10 +121,10 @@ def _unwrapped(path: Path, state: Any) -> Mapping[str, Any]:
         if not inner:
             break
         if len(inner) > 1:
-            raise InputError(f"{path}: holds {' and '.join(inner)}, one state dict wanted")
+            raise invalid(str(path), "one state dict", " and ".join(inner))
         state = state[inner[0]]
     if not isinstance(state, Mapping) or not state:
-        raise InputError(f"{path}: holds {type(state).__name__}, a state dict wanted")
+        raise invalid(str(path), "a state dict", type(state).__name__)
     return state
 
 
@@ -181,15 +180,14 @@ def from_state_dict(
             continue
         array = _as_ours(given.pop(name), len(shape))
         if array.shape != shape:
-            other.append(f"{name} {_text(array.shape)}, wanted {_text(shape)}")
+            other.append(f"{name} {_text(array.shape)}, expected {_text(shape)}")
         found[leaf] = array.astype(np.float32)
     differences = {"missing": missing, "left over": sorted(given), "of another shape": other}
     listing = [f"{what}: {listed(which)}" for what, which in differences.items() if which]
     if listing:
-        hint = f"; its names are those of {likely}" if likely not in ("", model) else ""
-        raise InputError(
-            f"{source} is no {model} of {num_classes} classes{hint}; {'; '.join(listing)}"
-        )
+        those = f"the names of {likely}" if likely not in ("", model) else "others"
+        expected = f"the weights of {model} with {num_classes} classes"
+        raise invalid(source, expected, f"{those}; {'; '.join(listing)}")
     return {"params": {}, "batch_stats": {}, **traverse_util.unflatten_dict(found, sep="/")}
 
 
@@ -252,12 +250,10 @@ def _check_numbers(source: str, state: Mapping[str, np.ndarray]) -> None:
     """Raises InputError unless all arrays are finite floats; says what float32 rounds."""
     kinds = [f"{name} {array.dtype}" for name, array in state.items() if array.dtype.kind != "f"]
     if kinds:
-        raise InputError(f"{source}: floats wanted, got {listed(kinds)}")
+        raise invalid(source, "floats", listed(kinds))
     broken = [name for name, array in state.items() if not np.isfinite(array).all()]
     if broken:
-        raise InputError(
-            f"{source}: finite numbers wanted, got NaN or infinity in {listed(broken)}"
-        )
+        raise invalid(source, "finite numbers", f"NaN or infinity in {listed(broken)}")
     wide = [name for name, a in state.items() if a.dtype == np.float64 and _rounds(a)]
     if wide:
         logging.warning("%s: rounded to float32: %s", source, listed(wide))

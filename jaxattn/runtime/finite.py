@@ -1,5 +1,6 @@
 """Stops a run whose numbers are not finite, before they reach a checkpoint."""
 
+import sys
 from typing import Any
 
 import jax
@@ -69,7 +70,8 @@ class Watch:
         count = f" for the {self.skipped}th time" if self._tolerated else ""
         return InputError(
             f"{what}: expected a finite number, got {given} in step {step + 1}{count}"
-            f"{self._advice(saved)}; its images: {ids}"
+            f"{self._advice(saved)}; its images: {ids}",
+            longest=sys.maxsize,
         )
 
     def _advice(self, saved: int | None) -> str:

@@ -80,8 +80,9 @@ def test_every_difference_is_named_at_once(small, layers_of):
     with pytest.raises(InputError) as error:
         converting.from_layers("plain", layers, 5, source="x.h5")
     assert str(error.value) == (
-        "x.h5: not the weights of 'plain' with 5 classes; missing: conv3_block2_2_conv 3x3x128x32; "
-        "left over: extra 7x9; wanted instead: "
+        "x.h5: expected the weights of 'plain' with 5 classes, got others; "
+        "missing: conv3_block2_2_conv 3x3x128x32; "
+        "left over: extra 7x9; expected instead: "
         "conv2_block1_1_conv 1x1x64x128 (conv2_block1_1_conv 1x1x64x127 given)"
     )
 
@@ -103,7 +104,8 @@ def test_named_layers_in_another_order(small, layers_of):
 
 def test_another_model(small, tmp_path):
     small("attending").save_weights(tmp_path / "m.weights.h5")
-    with pytest.raises(InputError, match="h5: not the weights of 'plain' with 3 classes; missing"):
+    message = "h5: expected the weights of 'plain' with 3 classes, got others; missing"
+    with pytest.raises(InputError, match=message):
         converting.load(tmp_path / "m.weights.h5", "plain")
 
 
@@ -120,5 +122,5 @@ def test_images_of_another_size(small, layers_of):
     layers[-1] = ("dense", [larger, bias])
     variables = converting.from_layers("attending", layers, image_size=64)
     np.testing.assert_array_equal(variables["params"]["logits"]["kernel"], larger)
-    with pytest.raises(InputError, match="wanted instead: dense"):
+    with pytest.raises(InputError, match="expected instead: dense"):
         converting.from_layers("attending", layers)

@@ -195,7 +195,7 @@ def test_every_difference_is_named():
     for part in (
         "missing: layer3.0.downsample.0.weight for params/backbone/conv4_block1/shortcut/conv",
         "left over: layer9.weight",
-        "of another shape: bn1.bias 3, wanted 64",
+        "of another shape: bn1.bias 3, expected 64",
     ):
         assert part in str(error.value)
 
@@ -220,7 +220,7 @@ def test_the_wrong_model(name, model, message):
 def test_wrong_files(tmp_path):
     for name, content, message in (
         ("none.pth", None, "no such file"),
-        ("bad.safetensors", b"abc", "a .safetensors file wanted"),
+        ("bad.safetensors", b"abc", "expected a .safetensors file, got"),
         ("bad.pth", b"abc", "bad.pth: expected a file that torch.save wrote"),
     ):
         if content is not None:
@@ -228,7 +228,7 @@ def test_wrong_files(tmp_path):
         with pytest.raises(InputError, match=message):
             load(tmp_path / name, "torch_resnet34")
     torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(InputError, match="holds list, a state dict wanted"):
+    with pytest.raises(InputError, match="expected a state dict, got list"):
         load(tmp_path / "list.pth", "torch_resnet34")
 
 
@@ -256,15 +256,15 @@ def test_wrappers_and_prefixes_in_any_nesting(tmp_path):
         loaded = load(tmp_path / "w.pth", "torch_resnet34")
         assert jax.tree.all(jax.tree.map(np.array_equal, plain, loaded))
     torch.save({"model": wrapped, "net": wrapped}, tmp_path / "w.pth")
-    with pytest.raises(InputError, match=r"w\.pth: holds model and net, one state dict wanted"):
+    with pytest.raises(InputError, match=r"w\.pth: expected one state dict, got model and net"):
         load(tmp_path / "w.pth", "torch_resnet34")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda a: a.astype(np.int8), r"floats wanted, got conv1\.weight int8"),
-        (lambda a: a.astype(np.complex64), r"floats wanted, got conv1\.weight complex64"),
+        (lambda a: a.astype(np.int8), r"expected floats, got conv1\.weight int8"),
+        (lambda a: a.astype(np.complex64), r"expected floats, got conv1\.weight complex64"),
         (lambda a: np.where(a == a.max(), np.nan, a), r"NaN or infinity in conv1\.weight"),
         (lambda a: a * np.float32(np.inf), r"NaN or infinity in conv1\.weight"),
     ],
@@ -290,7 +290,7 @@ def test_rounding_is_said(caplog):
 
 
 def test_an_error_is_short_and_names_the_likely_model():
-    with pytest.raises(InputError, match="its names are those of torch_densenet121") as error:
+    with pytest.raises(InputError, match="got the names of torch_densenet121") as error:
         from_state_dict("torch_resnet34", state_dict("torch_densenet121"))
     assert len(str(error.value)) < 2500
     assert re.search(r"and \d+ more", str(error.value))

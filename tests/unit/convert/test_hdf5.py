@@ -93,7 +93,7 @@ def nan(file, _):
         (bomb, r"it declares 400,000,000 bytes in "),
         (deep, "32 levels"),
         (attribute, "an attribute of / is declared with"),
-        (nan, "dense has NaN or infinity, numbers wanted"),
+        (nan, "dense: expected finite numbers, got NaN or infinity"),
     ],
 )
 @pytest.mark.parametrize("name", ["w.weights.h5", "w.keras"])
