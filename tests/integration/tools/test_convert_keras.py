@@ -54,8 +54,11 @@ def test_there_and_back(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--model=irv2_sa"], "text.h5: neither HDF5 nor a zip archive"),
-        ([], "--model is not given"),
+        (
+            ["--model=irv2_sa"],
+            "text.h5: expected a Keras .h5, .weights.h5 or .keras file, got neither HDF5 nor a zip",
+        ),
+        ([], "--model: expected the name of a model, got nothing"),
         (["--to=keras"], "text.h5: expected a folder that a tools/convert_"),
     ],
 )

@@ -88,7 +88,7 @@ def test_every_difference_is_named_at_once(small, layers_of):
 
 
 def test_other_classes_than_said(small, layers_of):
-    with pytest.raises(InputError, match=r"'plain' with 7 classes; .*predictions \d+x7 7 \("):
+    with pytest.raises(InputError, match=r"with 7 classes, got others; .*predictions \d+x7 7 \("):
         converting.from_layers("plain", layers_of(small("plain")), 7)
 
 
