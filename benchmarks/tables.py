@@ -351,7 +351,7 @@ def aot(result: Row) -> Iterator[str]:
             "recomputing blocks": row["remat"] == "blocks",
             f"in {row['accumulate']} parts": row["accumulate"] > 1,
             f"{row['resident']:,} images in memory": row["resident"] > 0,
-            "statistics of each device": row.get("groups", 1) > 1,
+            "statistics of each device": row["groups"] > 1,
         }
         return ", ".join([row["model"], *(way for way, used in ways.items() if used)])
 

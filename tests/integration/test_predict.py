@@ -320,4 +320,4 @@ def test_memory_does_not_grow_with_the_number_of_images(make_run, originals, tmp
         assert done.stderr.splitlines()[-1] == f"{count} images: {count} classified"
         peaks.append(float(done.stdout))
     print(f"peak {peaks[0]:.0f} -> {peaks[1]:.0f} MiB")
-    assert peaks[1] - peaks[0] < 80  # other work on the same cores moves a peak by 50
+    assert peaks[1] - peaks[0] < 40
